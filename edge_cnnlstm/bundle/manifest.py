@@ -1,0 +1,103 @@
+"""The manifest: what a bundle holds, what its graphs expect, and what was measured of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from typing import ClassVar, Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from edge_cnnlstm.bundle.archive import damaged
+from edge_cnnlstm.errors import BundleError
+from edge_cnnlstm.spec import ModelSpec
+
+FORMAT_VERSION = 1
+Dialect = Literal["portable", "onnxruntime", "tensorrt"]
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A file in the bundle: its SHA-256 in hexadecimal and its size in bytes."""
+
+    sha256: str
+    bytes: int
+
+    @classmethod
+    def of(cls, data: bytes) -> Member:
+        return cls(hashlib.sha256(data).hexdigest(), len(data))
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """One lowering of the network.
+
+    `tolerance` is the largest absolute difference from the golden rollout, over outputs and state, that an
+    engine running this graph may show. `accuracy` maps the name of a measurement to its value.
+    """
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    name: str
+    file: str
+    dialect: Dialect
+    precision: str
+    tolerance: float
+    accuracy: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """`manifest.json`."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    format_version: int
+    name: str
+    model: ModelSpec
+    graphs: tuple[Graph, ...]
+    members: dict[str, Member]
+    made_with: dict[str, str]
+
+    def graph(self, name: str) -> Graph:
+        """Return the graph called `name`; raises BundleError when there is none."""
+        for graph in self.graphs:
+            if graph.name == name:
+                return graph
+        raise BundleError(
+            f"no graph {name!r} in bundle {self.name!r}",
+            expected=f"one of {', '.join(graph.name for graph in self.graphs)}",
+            fix="choose one of these, or export the bundle again",
+        )
+
+
+def dump(manifest: Manifest) -> bytes:
+    """Return the manifest as JSON, one encoding only."""
+    return (json.dumps(asdict(manifest), indent=1, ensure_ascii=True) + "\n").encode("ascii")
+
+
+def parse(data: bytes) -> Manifest:
+    """Read a manifest. Raises BundleError naming the first field that is wrong."""
+    try:
+        version = json.loads(data).get("format_version")
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise damaged(f"a manifest that is not a JSON object ({error})") from error
+    if version != FORMAT_VERSION:
+        raise BundleError(
+            f"bundle format {version!r}",
+            expected=f"format {FORMAT_VERSION}",
+            fix="update edge-cnnlstm" if isinstance(version, int) and version > FORMAT_VERSION else "export it again",
+        )
+    try:
+        manifest = _reader().validate_json(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise damaged(f"manifest field {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    return manifest
+
+
+@cache
+def _reader() -> TypeAdapter[Manifest]:
+    return TypeAdapter(Manifest)

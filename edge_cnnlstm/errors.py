@@ -1,0 +1,73 @@
+"""Everything this package raises on purpose.
+
+    EdgeError
+    ├── ConfigError        an option, preset or setting that does not exist or does not fit
+    ├── DependencyError    an optional package that this call needs is not installed
+    ├── DataError          training or calibration data that cannot be used
+    ├── CheckpointError    a checkpoint that is missing, damaged, or not what its config says
+    ├── ExportError        a network that cannot be lowered, or a graph that an engine refuses
+    │   └── ParityError    a graph that does not compute what the trained network computes
+    ├── BundleError        a bundle that is missing, damaged, or not what its manifest says
+    ├── SourceError        a camera, video or folder that cannot be opened or read
+    ├── FrameError         a frame that the network was not made for; the state is untouched
+    ├── BackendError       an engine that failed to load or to run; the state is untouched
+    └── ClosedError        a stream, source or backend used after it was closed
+
+Each message says what was found, what was expected, and what to do.
+"""
+
+from __future__ import annotations
+
+
+class EdgeError(Exception):
+    """Base of every error here: what was found, what was expected, what to do about it."""
+
+    def __init__(self, found: str, *, expected: str, fix: str) -> None:
+        super().__init__(f"{found}\n  expected: {expected}\n  to fix:   {fix}")
+        self.found = found
+        self.expected = expected
+        self.fix = fix
+
+
+class ConfigError(EdgeError):
+    """An option, preset or setting that does not exist or does not fit."""
+
+
+class DependencyError(EdgeError):
+    """An optional package that this call needs is not installed."""
+
+
+class DataError(EdgeError):
+    """Training or calibration data that cannot be used."""
+
+
+class CheckpointError(EdgeError):
+    """A checkpoint that is missing, damaged, or not what its config says."""
+
+
+class ExportError(EdgeError):
+    """A network that cannot be lowered, or a graph that an engine refuses."""
+
+
+class ParityError(ExportError):
+    """A graph that does not compute what the trained network computes."""
+
+
+class BundleError(EdgeError):
+    """A bundle that is missing, damaged, or not what its manifest says."""
+
+
+class SourceError(EdgeError):
+    """A camera, video or folder that cannot be opened or read."""
+
+
+class FrameError(EdgeError):
+    """A frame that the network was not made for; the stream's state is untouched."""
+
+
+class BackendError(EdgeError):
+    """An engine that failed to load or to run; the stream's state is untouched."""
+
+
+class ClosedError(EdgeError):
+    """A stream, source or backend used after it was closed."""

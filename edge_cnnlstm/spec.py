@@ -1,0 +1,140 @@
+"""The vocabulary that training, export, bundle and runtime share: what goes in, what is remembered, what comes out.
+
+Plain frozen records, so that the runtime needs nothing but numpy to speak it. `bundle.manifest` reads and
+writes them as JSON.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_cnnlstm.errors import ConfigError
+
+DType = Literal["uint8", "float32"]
+FitMode = Literal["stretch", "crop", "letterbox"]
+Task = Literal["classify", "track"]
+
+
+class _Strict:
+    """Makes the JSON reader refuse keys that a record does not have."""
+
+    __slots__ = ()
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec(_Strict):
+    """One tensor that crosses a graph's border: name, fixed shape with the batch first, and dtype."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: DType
+
+    def __post_init__(self) -> None:
+        if not self.name or not self.shape or min(self.shape) < 1:
+            raise ConfigError(
+                f"tensor {self.name!r} has shape {self.shape}",
+                expected="a name, and fixed dimensions of at least 1",
+                fix="export the graph with static shapes",
+            )
+
+    def zeros(self) -> NDArray[np.generic]:
+        """Return a new zeroed array of this shape and dtype; it is the caller's."""
+        return np.zeros(self.shape, self.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class StatePair(_Strict):
+    """One piece of memory: the graph reads it as `input` and writes the next value as `output`.
+
+    Pairs are listed, never matched by order or by name pattern. Shape [layers, batch, hidden].
+    """
+
+    input: str
+    output: str
+    shape: tuple[int, ...]
+    dtype: DType = "float32"
+
+    def zeros(self) -> NDArray[np.generic]:
+        """Return a new zeroed array of this shape and dtype; it is the caller's."""
+        return np.zeros(self.shape, self.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class HeadSpec(_Strict):
+    """One question that the network answers at every frame.
+
+    `classify` reads one output of logits [batch, labels]; `track` reads a box [batch, 4], as centre x,
+    centre y, width, height in 0..1 of the frame, and a presence logit [batch, 1].
+    """
+
+    name: str
+    task: Task
+    outputs: tuple[str, ...]
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec(_Strict):
+    """Everything a runtime must know about a step graph to feed it, carry its memory and read its answers.
+
+    `frame` is the raw RGB frame, uint8 [batch, height, width, 3]; `fit` is how a camera frame of another
+    size was brought to that size in training. Raises ConfigError when the parts contradict each other.
+    """
+
+    frame: TensorSpec
+    fit: FitMode
+    states: tuple[StatePair, ...]
+    outputs: tuple[TensorSpec, ...]
+    heads: tuple[HeadSpec, ...]
+
+    def __post_init__(self) -> None:
+        names = [self.frame.name, *(name for pair in self.states for name in (pair.input, pair.output))]
+        names += [output.name for output in self.outputs]
+        if len(set(names)) != len(names):
+            raise ConfigError(
+                f"graph tensors {names}", expected="every name once", fix="rename the repeated tensor and export again"
+            )
+        if self.frame.dtype != "uint8" or len(self.frame.shape) != 4 or self.frame.shape[3] != 3:
+            raise ConfigError(
+                f"frame input is {self.frame.dtype} {self.frame.shape}",
+                expected="uint8 [batch, height, width, 3]",
+                fix="keep the preprocessing inside the graph",
+            )
+        for head in self.heads:
+            self._check_head(head)
+
+    @property
+    def height(self) -> int:
+        """Frame height in pixels."""
+        return self.frame.shape[1]
+
+    @property
+    def width(self) -> int:
+        """Frame width in pixels."""
+        return self.frame.shape[2]
+
+    def output(self, name: str) -> TensorSpec:
+        """Return the output called `name`; raises ConfigError when there is none."""
+        for output in self.outputs:
+            if output.name == name:
+                return output
+        raise ConfigError(
+            f"no output {name!r} among {[output.name for output in self.outputs]}",
+            expected="heads that read outputs of the graph",
+            fix="export the bundle again",
+        )
+
+    def _check_head(self, head: HeadSpec) -> None:
+        widths = tuple(self.output(name).shape[1] for name in head.outputs)
+        expected = (len(head.labels),) if head.task == "classify" else (4, 1)
+        if widths != expected:
+            raise ConfigError(
+                f"head {head.name!r} ({head.task}, {len(head.labels)} labels) reads outputs of width {widths}",
+                expected=f"widths {expected}",
+                fix="give the head one label per score, in the order it was trained with",
+            )

@@ -1,0 +1,180 @@
+"""The network: convolutional features, stacked LSTM cells, one head per task; one definition of time.
+
+`CnnLstm.step` takes one frame and the memory, and returns the heads' outputs and the new memory. The
+sequence form is that step repeated, with the convolutions batched over all frames for training speed.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from edge_cnnlstm.training.config import BackboneConfig, HeadConfig, ModelConfig
+
+Outputs = dict[str, Tensor]
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "relu6": nn.ReLU6, "silu": nn.SiLU}
+
+
+class State(NamedTuple):
+    """The memory between two frames: `h` and `c`, float32 [layers, batch, hidden]."""
+
+    h: Tensor
+    c: Tensor
+
+
+class NormaliseFrame(nn.Module):
+    """uint8 [batch, height, width, 3] → (x − 128) / 64 as float32 [batch, 3, height, width].
+
+    A uint8 frame with scale 1/64 and zero point 128 *is* this tensor, so no quantizer is needed here.
+    """
+
+    def forward(self, frame: Tensor) -> Tensor:
+        # Cast before transpose: TensorRT accepts uint8 into a cast and nowhere else. The float copy is ours,
+        # so the arithmetic is in place: on a CPU, three large temporaries cost more than the first convolution.
+        return frame.float().sub_(128).mul_(1 / 64).permute(0, 3, 1, 2)
+
+
+class Backbone(nn.Module):
+    """Convolutional stages (3×3 convolution, batch norm, activation, optional 2×2 max-pool) and a readout.
+
+    float32 [batch, 3, height, width] → [batch, features]. The readout is either the flattened map, or
+    *what and where*: the map's maximum over space (what is there, wherever it is) beside a narrow flattened
+    map (where it is). The second learns position-free classes from far fewer samples.
+    """
+
+    def __init__(self, config: BackboneConfig) -> None:
+        super().__init__()
+        stages: list[nn.Module] = []
+        channels = 3
+        for width, stride in zip(config.channels, config.strides, strict=True):
+            stages += [
+                nn.Conv2d(channels, width, 3, stride, padding=1, bias=False),
+                nn.BatchNorm2d(width),
+                ACTIVATIONS[config.activation](),
+            ]
+            if config.max_pool:
+                stages.append(nn.MaxPool2d(2))
+            channels = width
+        self.stages = nn.Sequential(*stages)
+        self.where: nn.Module | None = None
+        if config.where_channels:
+            self.where = nn.Sequential(nn.Conv2d(channels, config.where_channels, 1), ACTIVATIONS[config.activation]())
+
+    def forward(self, image: Tensor) -> Tensor:
+        feature_map = self.stages(image)
+        if self.where is None:
+            return feature_map.flatten(1)
+        what = nn.functional.adaptive_max_pool2d(feature_map, 1)
+        return torch.cat([what.flatten(1), self.where(feature_map).flatten(1)], dim=1)
+
+
+class LstmCell(nn.Module):
+    """One LSTM cell: a single linear map of [x, h] named `gates`, in the order input, forget, cell, output.
+
+    x [batch, inputs], h and c [batch, hidden] → new h, new c. Hochreiter & Schmidhuber 1997, with the
+    forget gate of Gers et al. 2000, whose bias starts at 1 so that a fresh network remembers.
+    """
+
+    def __init__(self, inputs: int, hidden: int) -> None:
+        super().__init__()
+        self.gates = nn.Linear(inputs + hidden, 4 * hidden)
+        with torch.no_grad():
+            self.gates.bias.zero_()[hidden : 2 * hidden] = 1.0
+            nn.init.orthogonal_(self.gates.weight[:, inputs:])
+
+    def forward(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        return lstm_update(self.gates(torch.cat([x, h], dim=1)), c)
+
+
+def lstm_update(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    """Turn gate sums [batch, 4 × hidden] and the cell state into the new h and c.
+
+    Each keeps its own precision: h that of the gates, c that of c, which grows without bound and stays in FP32
+    where everything else is FP16.
+    """
+    input_gate, forget_gate, candidate, output_gate = gates.chunk(4, dim=1)
+    added = torch.sigmoid(input_gate) * torch.tanh(candidate)
+    c_next = torch.sigmoid(forget_gate).to(c.dtype) * c + added.to(c.dtype)
+    return torch.sigmoid(output_gate) * torch.tanh(c_next).to(gates.dtype), c_next
+
+
+class ClassifyHead(nn.Linear):
+    """Class scores before the softmax: `<name>_logits` [batch, classes]."""
+
+    def __init__(self, config: HeadConfig, features: int) -> None:
+        super().__init__(features, len(config.labels))
+        self.name = config.name
+
+    def outputs(self, features: Tensor) -> Outputs:
+        return {f"{self.name}_logits": self(features)}
+
+
+class TrackHead(nn.Linear):
+    """One target: `<name>_box` [batch, 4] centre x, centre y, width, height in 0..1 of the frame, and
+    `<name>_presence` [batch, 1], the logit of the target being in sight.
+    """
+
+    def __init__(self, config: HeadConfig, features: int) -> None:
+        super().__init__(features, 5)
+        self.name = config.name
+
+    def outputs(self, features: Tensor) -> Outputs:
+        values = self(features)
+        return {f"{self.name}_box": torch.sigmoid(values[:, :4]), f"{self.name}_presence": values[:, 4:]}
+
+
+HEADS: dict[str, type[ClassifyHead] | type[TrackHead]] = {"classify": ClassifyHead, "track": TrackHead}
+
+
+class CnnLstm(nn.Module):
+    """CNN features → stacked LSTM layers → heads.
+
+    With `layers = 0` a dense layer of the same width stands where the LSTM was: the network without memory.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.normalise = NormaliseFrame()
+        self.backbone = Backbone(config.backbone)
+        features, hidden = config.features, config.hidden
+        self.cells = nn.ModuleList(LstmCell(features if i == 0 else hidden, hidden) for i in range(config.layers))
+        self.dense = nn.Sequential(nn.Linear(features, hidden), nn.ReLU()) if config.layers == 0 else nn.Identity()
+        self.heads = nn.ModuleList(HEADS[head.task](head, hidden) for head in config.heads)
+
+    def initial_state(self, batch: int = 1) -> State:
+        """Return the empty memory: zeros."""
+        shape = (self.config.layers, batch, self.config.hidden)
+        return State(torch.zeros(shape), torch.zeros(shape))
+
+    def step(self, frame: Tensor, state: State) -> tuple[Outputs, State]:
+        """Advance by one frame: uint8 [batch, height, width, 3] and state → outputs [batch, …] and new state."""
+        return self.remember(self.backbone(self.normalise(frame)), state)
+
+    def sequence(self, frames: Tensor, state: State) -> tuple[Outputs, State]:
+        """Advance by many: uint8 [batch, time, height, width, 3] → outputs [batch, time, …] and final state.
+
+        Equal to `step` repeated: the convolutions do not look across frames, so they run as one batch.
+        """
+        batch, time = frames.shape[:2]
+        features = self.backbone(self.normalise(frames.flatten(0, 1))).unflatten(0, (batch, time))
+        steps = []
+        for moment in features.unbind(1):
+            outputs, state = self.remember(moment, state)
+            steps.append(outputs)
+        return {name: torch.stack([step[name] for step in steps], dim=1) for name in steps[0]}, state
+
+    def remember(self, features: Tensor, state: State) -> tuple[Outputs, State]:
+        """Advance the memory by one frame's features [batch, features] and read the heads."""
+        x = self.dense(features)
+        h_next, c_next = [], []
+        for cell, h, c in zip(self.cells, state.h.unbind(0), state.c.unbind(0), strict=True):
+            x, c = cell(x, h, c)
+            h_next.append(x)
+            c_next.append(c)
+        if self.cells:
+            state = State(torch.stack(h_next), torch.stack(c_next))
+        return {name: value for head in self.heads for name, value in head.outputs(x).items()}, state

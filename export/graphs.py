@@ -1,0 +1,89 @@
+"""The step graph: one frame and the memory in, the heads' outputs and the new memory out.
+
+Every graph comes from one traced module; what differs between targets is decided before tracing, by
+`lower_ort` and `lower_trt`, never by rewriting a finished graph node by node.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from edge_cnnlstm.errors import ExportError
+from edge_cnnlstm.spec import HeadSpec, ModelSpec, StatePair, TensorSpec
+from edge_cnnlstm.training.config import ModelConfig
+from edge_cnnlstm.training.model import CnnLstm, State
+
+OPSET = 19
+"""The newest operator set that both TensorRT 10.3 reads and that allows FP16 scales in Q/DQ (since 19)."""
+
+
+class StepModule(nn.Module):
+    """`CnnLstm.step` with flat inputs and outputs, in the order that `model_spec` names them."""
+
+    def __init__(self, model: CnnLstm) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, frame: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, ...]:
+        outputs, state = self.model.step(frame, State(h, c))
+        return (*outputs.values(), state.h, state.c)
+
+
+def model_spec(model: CnnLstm, batch: int = 1) -> ModelSpec:
+    """Return what a runtime must know about this network's step graph, for a fixed batch of streams."""
+    config = model.config
+    with torch.inference_mode():
+        frame = torch.zeros(batch, config.height, config.width, 3, dtype=torch.uint8)
+        outputs, _ = model.step(frame, model.initial_state(batch))
+    memory = (config.layers, batch, config.hidden)
+    return ModelSpec(
+        frame=TensorSpec("frame", tuple(frame.shape), "uint8"),
+        fit=config.fit,
+        states=(StatePair("h", "h_next", memory), StatePair("c", "c_next", memory)),
+        outputs=tuple(TensorSpec(name, tuple(value.shape), "float32") for name, value in outputs.items()),
+        heads=tuple(_head_spec(config, index) for index in range(len(config.heads))),
+    )
+
+
+def export_step(module: nn.Module, spec: ModelSpec) -> onnx.ModelProto:
+    """Trace a step module into a checked, self-contained ONNX graph with static shapes.
+
+    Raises ExportError when the trace would bake a value into the graph, or when the result is not valid ONNX.
+    """
+    example = tuple(torch.from_numpy(tensor.zeros()) for tensor in (spec.frame, *spec.states))
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", torch.jit.TracerWarning)
+        # The TorchScript exporter is deprecated but is the one whose Q/DQ the quantizer supports: under
+        # torch.export nvidia-modelopt silently leaves the quantizers out.
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        try:
+            torch.onnx.export(
+                module,
+                example,
+                buffer,
+                dynamo=False,
+                opset_version=OPSET,
+                input_names=[spec.frame.name, *(pair.input for pair in spec.states)],
+                output_names=[*(output.name for output in spec.outputs), *(pair.output for pair in spec.states)],
+            )
+        except (torch.jit.TracerWarning, RuntimeError) as error:
+            raise ExportError(
+                f"tracing the step graph failed: {error}",
+                expected="a step whose operations depend on shapes and values only through tensors",
+                fix="replace Python control flow on tensor values in the backbone or head named above",
+            ) from error
+    graph = onnx.load_from_string(buffer.getvalue())
+    onnx.checker.check_model(graph, full_check=True)
+    return graph
+
+
+def _head_spec(config: ModelConfig, index: int) -> HeadSpec:
+    head = config.heads[index]
+    suffixes = {"classify": ("logits",), "track": ("box", "presence")}[head.task]
+    return HeadSpec(head.name, head.task, tuple(f"{head.name}_{suffix}" for suffix in suffixes), head.labels)

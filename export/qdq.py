@@ -1,0 +1,129 @@
+"""Explicit quantization: the same int8 arithmetic in torch and in ONNX.
+
+Each function here computes in torch exactly what the QuantizeLinear and DequantizeLinear nodes that it traces
+to will compute, so the lowered torch module is the reference that its ONNX graph is held against.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import Function
+
+# ruff: noqa: ARG004 - `ctx` is torch's calling convention for autograd functions
+
+
+class _QuantizeDequantize(Function):
+    """x → (clamp(round(x / scale) + zero point) − zero point) · scale, per tensor."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+        limits = torch.iinfo(zero_point.dtype)
+        zero = zero_point.float()
+        quantized = torch.clamp(torch.round(x.float() / scale.float()) + zero, limits.min, limits.max)
+        return ((quantized - zero) * scale.float()).to(scale.dtype)
+
+    @staticmethod
+    def symbolic(graph: Any, x: Any, scale: Any, zero_point: Any) -> Any:
+        quantized = graph.op("QuantizeLinear", x, scale, zero_point)
+        return graph.op("DequantizeLinear", quantized, scale, zero_point).setType(x.type())
+
+
+class _Dequantize(Function):
+    """q → (q − zero point) · scale; the scale runs along `axis` when it is a vector."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, scale: Tensor, zero_point: Tensor, axis: int) -> Tensor:
+        shape = [-1 if i == axis else 1 for i in range(q.ndim)] if scale.ndim else []
+        values = (q.float() - zero_point.float().reshape(shape)) * scale.float().reshape(shape)
+        return values.to(scale.dtype)
+
+    @staticmethod
+    def symbolic(graph: Any, q: Any, scale: Any, zero_point: Any, axis: int) -> Any:
+        sizes = q.type().sizes()
+        return graph.op("DequantizeLinear", q, scale, zero_point, axis_i=axis).setType(
+            scale.type().with_sizes(sizes)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """What calibration saw of one activation: its smallest value and its largest magnitude."""
+
+    low: float
+    magnitude: float
+
+
+class ActivationQuantizer(nn.Module):
+    """Q/DQ of one activation with a fixed scale."""
+
+    scale: Tensor
+    zero_point: Tensor
+
+    def __init__(self, scale: float, zero_point: int, integer: torch.dtype, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.tensor(scale, dtype=dtype))
+        self.register_buffer("zero_point", torch.tensor(zero_point, dtype=integer))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _QuantizeDequantize.apply(x, self.scale, self.zero_point)  # type: ignore[no-untyped-call]  # torch's apply
+
+
+class WeightDequantizer(nn.Module):
+    """int8 weights with one scale per output channel, quantized once, here."""
+
+    quantized: Tensor
+    scale: Tensor
+    zero_point: Tensor
+
+    def __init__(self, weight: Tensor, magnitude: Tensor, axis: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        scale = (magnitude.flatten().float() / 127).to(dtype)
+        along = [-1 if i == axis else 1 for i in range(weight.ndim)]
+        quantized = torch.clamp(torch.round(weight.float() / scale.float().reshape(along)), -127, 127)
+        self.axis = axis
+        self.register_buffer("quantized", quantized.to(torch.int8))
+        self.register_buffer("scale", scale)
+        self.register_buffer("zero_point", torch.zeros(len(scale), dtype=torch.int8))
+
+    def forward(self) -> Tensor:
+        return _Dequantize.apply(self.quantized, self.scale, self.zero_point, self.axis)  # type: ignore[no-untyped-call]  # torch's apply
+
+
+class QuantizedConv(nn.Module):
+    """A convolution with int8 weights over an activation that may be quantized here or already is."""
+
+    def __init__(self, conv: nn.Conv2d, quantizer: nn.Module, weight: WeightDequantizer, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.quantizer = quantizer
+        self.weight = weight
+        self.bias = None if conv.bias is None else nn.Parameter(conv.bias.detach().to(dtype))
+        self.stride, self.padding = conv.stride, conv.padding
+        self.dilation, self.groups = conv.dilation, conv.groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.conv2d(
+            self.quantizer(x), self.weight(), self.bias, self.stride, self.padding, self.dilation, self.groups
+        )
+
+
+class QuantizedLinear(nn.Module):
+    """A linear map with int8 weights, stored [inputs, outputs] so that the graph holds no transpose."""
+
+    def __init__(self, linear: nn.Linear, quantizer: nn.Module, weight: WeightDequantizer, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.quantizer = quantizer
+        self.weight = weight
+        self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach().to(dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        product = torch.matmul(self.quantizer(x), self.weight())
+        return product if self.bias is None else product + self.bias
+
+
+def dequantize_frame(frame: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+    """Read a uint8 tensor as (x − zero point) · scale; traces to one DequantizeLinear."""
+    return _Dequantize.apply(frame, scale, zero_point, 1)  # type: ignore[no-untyped-call]  # torch's apply
