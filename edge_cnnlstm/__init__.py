@@ -1,0 +1,68 @@
+"""Stream camera frames through a CNN-LSTM, one at a time, on time.
+
+    import edge_cnnlstm
+
+    with edge_cnnlstm.open("gestures.edge") as stream:
+        for frame in edge_cnnlstm.camera("/dev/video0", fit=stream.fit):
+            prediction = stream.step(frame)
+
+Importing this loads numpy and the standard library; engines, OpenCV and the bundle reader load when they are used.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from edge_cnnlstm.errors import (
+    BackendError,
+    BundleError,
+    CheckpointError,
+    ClosedError,
+    ConfigError,
+    DataError,
+    DependencyError,
+    EdgeError,
+    ExportError,
+    FrameError,
+    ParityError,
+    SourceError,
+)
+from edge_cnnlstm.runtime.fit import Fit
+from edge_cnnlstm.runtime.frame import Frame
+from edge_cnnlstm.runtime.opening import open_stream as open
+from edge_cnnlstm.runtime.pipeline import Pipeline
+from edge_cnnlstm.runtime.prediction import Box, Classification, Prediction, Track
+from edge_cnnlstm.runtime.sources import camera, open_source, video
+from edge_cnnlstm.runtime.stream import Stream
+
+__version__ = "0.1.0"
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())
+
+__all__ = [
+    "BackendError",
+    "Box",
+    "BundleError",
+    "CheckpointError",
+    "Classification",
+    "ClosedError",
+    "ConfigError",
+    "DataError",
+    "DependencyError",
+    "EdgeError",
+    "ExportError",
+    "Fit",
+    "Frame",
+    "FrameError",
+    "ParityError",
+    "Pipeline",
+    "Prediction",
+    "SourceError",
+    "Stream",
+    "Track",
+    "__version__",
+    "camera",
+    "open",
+    "open_source",
+    "video",
+]

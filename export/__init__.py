@@ -1,0 +1,1 @@
+"""Checkpoint in, bundle out; runs on a workstation, from a checkout of this repository."""

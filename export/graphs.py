@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import io
 import warnings
+from pathlib import Path
 
 import onnx
 import torch
 from torch import Tensor, nn
+from torch.jit import TracerWarning  # type: ignore[attr-defined]  # public, but not marked so
 
 from edge_cnnlstm.errors import ExportError
 from edge_cnnlstm.spec import HeadSpec, ModelSpec, StatePair, TensorSpec
@@ -55,32 +57,44 @@ def export_step(module: nn.Module, spec: ModelSpec) -> onnx.ModelProto:
 
     Raises ExportError when the trace would bake a value into the graph, or when the result is not valid ONNX.
     """
-    example = tuple(torch.from_numpy(tensor.zeros()) for tensor in (spec.frame, *spec.states))
+    inputs: list[TensorSpec | StatePair] = [spec.frame, *spec.states]
+    example = tuple(torch.from_numpy(tensor.zeros()) for tensor in inputs)
     buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", torch.jit.TracerWarning)
-        # The TorchScript exporter is deprecated but is the one whose Q/DQ the quantizer supports: under
-        # torch.export nvidia-modelopt silently leaves the quantizers out.
-        warnings.filterwarnings("ignore", category=DeprecationWarning)
-        try:
-            torch.onnx.export(
-                module,
-                example,
-                buffer,
-                dynamo=False,
-                opset_version=OPSET,
-                input_names=[spec.frame.name, *(pair.input for pair in spec.states)],
-                output_names=[*(output.name for output in spec.outputs), *(pair.output for pair in spec.states)],
-            )
-        except (torch.jit.TracerWarning, RuntimeError) as error:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        # The TorchScript exporter is deprecated, but the newer one ignores `symbolic`, which is how Q/DQ and the
+        # fused LSTM are written here.
+        torch.onnx.export(
+            module,
+            example,
+            buffer,  # type: ignore[arg-type]  # the TorchScript exporter takes a buffer too
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=[spec.frame.name, *(pair.input for pair in spec.states)],
+            output_names=[*(output.name for output in spec.outputs), *(pair.output for pair in spec.states)],
+        )
+    for warning in caught:
+        if issubclass(warning.category, TracerWarning):
             raise ExportError(
-                f"tracing the step graph failed: {error}",
-                expected="a step whose operations depend on shapes and values only through tensors",
-                fix="replace Python control flow on tensor values in the backbone or head named above",
-            ) from error
+                f"tracing the step graph would bake a value into it: {str(warning.message).splitlines()[0]}",
+                expected="a step whose operations depend on values only through tensors",
+                fix=f"replace the Python control flow at {Path(warning.filename).name}:{warning.lineno}",
+            )
     graph = onnx.load_from_string(buffer.getvalue())
+    _inline_shared_constants(graph.graph)
     onnx.checker.check_model(graph, full_check=True)
     return graph
+
+
+def _inline_shared_constants(graph: onnx.GraphProto) -> None:
+    """Undo the tracer's sharing of equal constants through Identity nodes, so that every scale is a plain constant."""
+    constants = {tensor.name for tensor in graph.initializer}
+    shared = [node for node in graph.node if node.op_type == "Identity" and node.input[0] in constants]
+    original = {node.output[0]: node.input[0] for node in shared}
+    for node in shared:
+        graph.node.remove(node)
+    for node in graph.node:
+        node.input[:] = [original.get(name, name) for name in node.input]
 
 
 def _head_spec(config: ModelConfig, index: int) -> HeadSpec:

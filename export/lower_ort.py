@@ -8,7 +8,7 @@ the small matrices save.
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +34,7 @@ def lower_ort(model: CnnLstm, calibration: Calibration) -> CnnLstm:
             lowered.set_submodule(name, QuantizedConv(module, _quantizer(reads), weight, torch.float32))
         elif isinstance(module, QuantizationPoint):
             lowered.set_submodule(name, _quantizer(calibration.inputs[name]))
-    lowered.cells = nn.ModuleList(FusedCell(cell) for cell in model.cells)
+    lowered.cells = nn.ModuleList(FusedCell(cast("SplitCell", cell)) for cell in model.cells)
     return lowered
 
 
@@ -49,6 +49,9 @@ def _quantizer(seen: Range | None) -> nn.Module:
     if seen.low >= 0:
         return ActivationQuantizer(seen.magnitude / 255, 0, torch.uint8, torch.float32)
     return ActivationQuantizer(seen.magnitude / 127, 128, torch.uint8, torch.float32)
+
+
+# ruff: noqa: ARG004 - `ctx` is torch's calling convention for autograd functions
 
 
 class FrameAsQuantized(nn.Module):
@@ -105,7 +108,7 @@ class _FusedLstm(Function):
     @staticmethod
     def symbolic(graph: Any, x: Any, inputs: Any, recurrence: Any, bias: Any, h: Any, c: Any) -> tuple[Any, Any]:
         lengths = graph.op("prim::Constant")  # an absent optional input: every sequence is as long as x
-        lengths.setType(torch._C.OptionalType.ofTensor())
+        lengths.setType(torch._C.OptionalType.ofTensor())  # noqa: SLF001 - torch has no public name for it
         _, h_next, c_next = graph.op(
             "LSTM", x, inputs, recurrence, bias, lengths, h, c, hidden_size_i=h.type().sizes()[-1], outputs=3
         )

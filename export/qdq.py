@@ -44,9 +44,7 @@ class _Dequantize(Function):
     @staticmethod
     def symbolic(graph: Any, q: Any, scale: Any, zero_point: Any, axis: int) -> Any:
         sizes = q.type().sizes()
-        return graph.op("DequantizeLinear", q, scale, zero_point, axis_i=axis).setType(
-            scale.type().with_sizes(sizes)
-        )
+        return graph.op("DequantizeLinear", q, scale, zero_point, axis_i=axis).setType(scale.type().with_sizes(sizes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +67,8 @@ class ActivationQuantizer(nn.Module):
         self.register_buffer("zero_point", torch.tensor(zero_point, dtype=integer))
 
     def forward(self, x: Tensor) -> Tensor:
-        return _QuantizeDequantize.apply(x, self.scale, self.zero_point)  # type: ignore[no-untyped-call]  # torch's apply
+        result: Tensor = _QuantizeDequantize.apply(x, self.scale, self.zero_point)  # type: ignore[no-untyped-call]  # as torch has it
+        return result
 
 
 class WeightDequantizer(nn.Module):
@@ -90,7 +89,8 @@ class WeightDequantizer(nn.Module):
         self.register_buffer("zero_point", torch.zeros(len(scale), dtype=torch.int8))
 
     def forward(self) -> Tensor:
-        return _Dequantize.apply(self.quantized, self.scale, self.zero_point, self.axis)  # type: ignore[no-untyped-call]  # torch's apply
+        result: Tensor = _Dequantize.apply(self.quantized, self.scale, self.zero_point, self.axis)  # type: ignore[no-untyped-call]  # as torch has it
+        return result
 
 
 class QuantizedConv(nn.Module):
@@ -126,4 +126,5 @@ class QuantizedLinear(nn.Module):
 
 def dequantize_frame(frame: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
     """Read a uint8 tensor as (x − zero point) · scale; traces to one DequantizeLinear."""
-    return _Dequantize.apply(frame, scale, zero_point, 1)  # type: ignore[no-untyped-call]  # torch's apply
+    result: Tensor = _Dequantize.apply(frame, scale, zero_point, 1)  # type: ignore[no-untyped-call]  # as torch has it
+    return result

@@ -6,10 +6,13 @@ lowered to each engine's dialect by `lower_ort` and `lower_trt`.
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import io
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
 import torch
@@ -35,7 +38,7 @@ class QuantizationPoint(nn.Identity):
     """A place where an activation is quantized once for several readers."""
 
 
-class _CalibratedPoint(QuantInputBase):
+class _CalibratedPoint(QuantInputBase):  # type: ignore[misc]  # modelopt ships no types
     """What modelopt turns a `QuantizationPoint` into."""
 
 
@@ -95,7 +98,7 @@ def _fold_in(parent: nn.Sequential) -> None:
 def quantizable(folded: CnnLstm) -> CnnLstm:
     """Return a copy with split gates and a quantization point wherever several readers share an activation."""
     model = copy.deepcopy(folded)
-    model.cells = nn.ModuleList(SplitCell(cell) for cell in model.cells)
+    model.cells = nn.ModuleList(SplitCell(cast("LstmCell", cell)) for cell in model.cells)
     model.backbone.stages.append(QuantizationPoint())
     if isinstance(model.backbone.where, nn.Sequential):
         model.backbone.where.append(QuantizationPoint())
@@ -103,7 +106,7 @@ def quantizable(folded: CnnLstm) -> CnnLstm:
 
 
 def calibrate(model: CnnLstm, rollouts: Iterable[NDArray[np.uint8]]) -> Calibration:
-    """Observe every activation of a `quantizable` network over rollouts, one step at a time.
+    """Observe every activation of a `quantizable` network over rollouts.
 
     `rollouts` are frame sequences, uint8 [time, height, width, 3]. The memory is carried from each to the next
     and emptied before every fourth, so the ranges cover fresh, settled and stale states alike. Raises DataError
@@ -127,12 +130,12 @@ def calibrate(model: CnnLstm, rollouts: Iterable[NDArray[np.uint8]]) -> Calibrat
         for index, sequence in enumerate(sequences):
             if index % 4 == 0:
                 state = network.initial_state()
-            for frame in torch.from_numpy(sequence):
-                _, state = network.step(frame[None], state)
+            _, state = network.sequence(torch.from_numpy(sequence)[None], state)
         for handle in watched:
             handle.remove()
 
-    with torch.inference_mode(), warnings.catch_warnings():
+    quiet = contextlib.redirect_stdout(io.StringIO())  # modelopt prints how many quantizers it inserted
+    with torch.inference_mode(), quiet, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # modelopt probes for optional packages that this network does not need
         modelopt.quantize(observed, _QUANTIZERS, roll)
     return _learnt(observed, lows)
@@ -159,6 +162,12 @@ def _reads(module: nn.Module) -> bool:
 
 def _watch(module: nn.Module, name: str, lows: dict[str, float]) -> torch.utils.hooks.RemovableHandle:
     def note(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if not torch.isfinite(inputs[0]).all():
+            raise DataError(
+                f"the input of {name!r} is NaN or infinite on a calibration frame",
+                expected="finite activations",
+                fix="check the weights before that layer, and the calibration frames",
+            )
         lows[name] = min(lows.get(name, float("inf")), float(inputs[0].min()))
 
     return module.register_forward_pre_hook(note)
@@ -173,11 +182,11 @@ def _learnt(observed: CnnLstm, lows: dict[str, float]) -> Calibration:
         if isinstance(weights, TensorQuantizer) and weights.is_enabled:
             learnt.weights[name] = weights.amax.detach().flatten().clone()
     for name, seen in learnt.inputs.items():
-        if not np.isfinite([seen.low, seen.magnitude]).all() or seen.magnitude <= 0:
+        if seen.magnitude <= 0:
             raise DataError(
-                f"the input of {name!r} ranges to {seen.magnitude} over the calibration rollouts",
-                expected="a finite magnitude above zero",
-                fix="check the weights and the calibration frames",
+                f"the input of {name!r} is zero on every calibration frame",
+                expected="activations that differ from zero",
+                fix="the layer before it is dead: check the weights and the calibration frames",
             )
     first = next(iter(learnt.inputs))
     learnt.inputs[first] = Range(low=-2.0, magnitude=FRAME_MAGNITUDE)

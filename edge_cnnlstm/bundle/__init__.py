@@ -1,0 +1,1 @@
+"""The file that crosses from the workstation to the robot."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -64,8 +64,9 @@ def unpack(data: bytes) -> Bundle:
     if found != described.members or list(found) != list(described.members):
         wrong = [name for name in {**found, **described.members} if found.get(name) != described.members.get(name)]
         raise archive.damaged(f"members that differ from the manifest: {', '.join(wrong) or 'their order'}")
-    absent = {graph.file for graph in described.graphs} | {GOLDEN} - found.keys()
-    if absent - found.keys():
+    absent = {graph.file for graph in described.graphs} | {GOLDEN}
+    absent -= found.keys()
+    if absent:
         raise archive.damaged(f"a manifest that names members which are not there: {', '.join(sorted(absent))}")
     return Bundle(described, members)
 
@@ -76,14 +77,7 @@ def write(path: Path, described: Manifest, members: Mapping[str, bytes]) -> Bund
     The file appears whole or not at all: it is written beside its destination, flushed and renamed. Raises
     BundleError when that fails, leaving whatever stood there before.
     """
-    listed = Manifest(
-        format_version=described.format_version,
-        name=described.name,
-        model=described.model,
-        graphs=described.graphs,
-        members={name: Member.of(content) for name, content in members.items()},
-        made_with=described.made_with,
-    )
+    listed = replace(described, members={name: Member.of(content) for name, content in members.items()})
     data = archive.encode({MANIFEST: manifest.dump(listed), **members})
     bundle = unpack(data)
     _replace(path, data)
@@ -94,15 +88,16 @@ def _replace(path: Path, data: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        unnamed = Path(name)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(name, 0o644)
-            os.replace(name, path)
+            unnamed.chmod(0o644)
+            unnamed.replace(path)
         except BaseException:
-            os.unlink(name)
+            unnamed.unlink()
             raise
     except OSError as error:
         raise BundleError(

@@ -6,13 +6,14 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from functools import cache
-from typing import ClassVar, Literal
-
-from pydantic import TypeAdapter, ValidationError
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from edge_cnnlstm.bundle.archive import damaged
 from edge_cnnlstm.errors import BundleError
 from edge_cnnlstm.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 FORMAT_VERSION = 1
 Dialect = Literal["portable", "onnxruntime", "tensorrt"]
@@ -23,10 +24,11 @@ class Member:
     """A file in the bundle: its SHA-256 in hexadecimal and its size in bytes."""
 
     sha256: str
-    bytes: int
+    size: int
 
     @classmethod
     def of(cls, data: bytes) -> Member:
+        """Describe a member's content."""
         return cls(hashlib.sha256(data).hexdigest(), len(data))
 
 
@@ -90,6 +92,8 @@ def parse(data: bytes) -> Manifest:
             expected=f"format {FORMAT_VERSION}",
             fix="update edge-cnnlstm" if isinstance(version, int) and version > FORMAT_VERSION else "export it again",
         )
+    from pydantic import ValidationError  # here, so that importing the runtime loads numpy alone
+
     try:
         manifest = _reader().validate_json(data)
     except ValidationError as error:
@@ -100,4 +104,6 @@ def parse(data: bytes) -> Manifest:
 
 @cache
 def _reader() -> TypeAdapter[Manifest]:
+    from pydantic import TypeAdapter
+
     return TypeAdapter(Manifest)

@@ -1,0 +1,1 @@
+"""ONNX in, TensorRT plan out, on this device."""

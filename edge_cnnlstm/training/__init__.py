@@ -1,0 +1,1 @@
+"""Network, data, training and evaluation; the only part of the package that imports torch."""

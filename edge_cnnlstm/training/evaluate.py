@@ -37,13 +37,13 @@ class Scores:
     across_occlusion: tuple[float | None, ...]
 
 
-def test_clips(model: CnnLstm, count: int, split: Split = "test") -> list[Clip]:
+def evaluation_clips(model: CnnLstm, count: int, split: Split = "test") -> list[Clip]:
     """Render the first `count` evaluation clips of a split at the network's frame size."""
     scene = Scene(height=model.config.height, width=model.config.width)
     return [render_clip(split, EVALUATION_SEED, index, scene) for index in range(count)]
 
 
-def evaluate(answer: Answer, clips: Iterable[Clip]) -> Scores:
+def score(answer: Answer, clips: Iterable[Clip]) -> Scores:
     """Score what `answer` says of each clip; every clip starts from an empty memory."""
     correct, visible, error, overlap, since_hidden = [], [], [], [], []
     for clip in clips:
@@ -67,7 +67,7 @@ def evaluate(answer: Answer, clips: Iterable[Clip]) -> Scores:
 
 
 def torch_answer(model: CnnLstm) -> Answer:
-    """Return the trained network as something that `evaluate` can ask."""
+    """Return the trained network as something that `score` can ask."""
     classify = next(head.name for head in model.config.heads if head.task == "classify")
     track = next(head.name for head in model.config.heads if head.task == "track")
 

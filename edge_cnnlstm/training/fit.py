@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import lightning
 import torch
@@ -18,7 +18,7 @@ from edge_cnnlstm.training.config import ModelConfig
 from edge_cnnlstm.training.data.clips import ClipBatches, Stage
 from edge_cnnlstm.training.model import CnnLstm, State
 
-CURRICULUM = (Stage(frames=3, clips=64, batches=450), Stage(frames=16, clips=32, batches=300))
+CURRICULUM = (Stage(frames=3, clips=64, batches=400), Stage(frames=16, clips=32, batches=220))
 """First short clips, in which the digit is in plain sight: the convolutions learn what a digit is in a fraction
 of the time. Then whole clips, in which the memory learns to keep it."""
 
@@ -35,7 +35,7 @@ class FitConfig:
     curriculum: tuple[Stage, ...] = CURRICULUM
 
 
-class Training(lightning.LightningModule):
+class Training(lightning.LightningModule):  # type: ignore[misc]  # skipped: its types break strict mode
     """One network and how it learns."""
 
     def __init__(self, model: CnnLstm, config: FitConfig, steps: int) -> None:
@@ -64,7 +64,7 @@ class Training(lightning.LightningModule):
             self.parameters(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay
         )
         schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, self.config.learning_rate, total_steps=self.steps, pct_start=0.2
+            optimizer, self.config.learning_rate, total_steps=self.steps, pct_start=max(0.2, 2 / self.steps)
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -80,6 +80,13 @@ class Training(lightning.LightningModule):
         return State(self.last_state.h.roll(1, dims=1) * keep, self.last_state.c.roll(1, dims=1) * keep)
 
 
+def shortened(config: FitConfig, batches: int) -> FitConfig:
+    """Return the same training cut down to about this many batches, every stage in proportion."""
+    whole = sum(stage.batches for stage in config.curriculum)
+    stages = tuple(replace(stage, batches=max(1, stage.batches * batches // whole)) for stage in config.curriculum)
+    return replace(config, curriculum=stages)
+
+
 def fit(model_config: ModelConfig, config: FitConfig = FitConfig(), *, progress: bool = True) -> CnnLstm:
     """Train a network on occluded moving digits and return it in evaluation mode.
 
@@ -93,6 +100,8 @@ def fit(model_config: ModelConfig, config: FitConfig = FitConfig(), *, progress:
     with warnings.catch_warnings():
         # One worker renders while two cores learn; Lightning would have us use as many workers as cores.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        # Lightning 2.6 uses a pytree function that torch 2.13 deprecates; nothing a user could change.
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*")
         trainer = lightning.Trainer(
             max_steps=len(batches),
             max_epochs=1,

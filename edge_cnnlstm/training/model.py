@@ -6,7 +6,7 @@ sequence form is that step repeated, with the convolutions batched over all fram
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -64,11 +64,12 @@ class Backbone(nn.Module):
             self.where = nn.Sequential(nn.Conv2d(channels, config.where_channels, 1), ACTIVATIONS[config.activation]())
 
     def forward(self, image: Tensor) -> Tensor:
-        feature_map = self.stages(image)
+        feature_map: Tensor = self.stages(image)
         if self.where is None:
             return feature_map.flatten(1)
         what = nn.functional.adaptive_max_pool2d(feature_map, 1)
-        return torch.cat([what.flatten(1), self.where(feature_map).flatten(1)], dim=1)
+        where = self.where(feature_map)
+        return torch.cat([what.flatten(1), where.flatten(1)], dim=1)
 
 
 class LstmCell(nn.Module):
@@ -101,32 +102,42 @@ def lstm_update(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
     return torch.sigmoid(output_gate) * torch.tanh(c_next).to(gates.dtype), c_next
 
 
-class ClassifyHead(nn.Linear):
+class Head(nn.Linear):
+    """A linear map from the memory, or from the features where there is none, to one task's outputs."""
+
+    def __init__(self, name: str, features: int, width: int) -> None:
+        super().__init__(features, width)
+        self.name = name
+
+    def outputs(self, features: Tensor) -> Outputs:
+        """Return the head's outputs by their names in the graph."""
+        raise NotImplementedError
+
+
+class ClassifyHead(Head):
     """Class scores before the softmax: `<name>_logits` [batch, classes]."""
 
     def __init__(self, config: HeadConfig, features: int) -> None:
-        super().__init__(features, len(config.labels))
-        self.name = config.name
+        super().__init__(config.name, features, len(config.labels))
 
     def outputs(self, features: Tensor) -> Outputs:
         return {f"{self.name}_logits": self(features)}
 
 
-class TrackHead(nn.Linear):
-    """One target: `<name>_box` [batch, 4] centre x, centre y, width, height in 0..1 of the frame, and
+class TrackHead(Head):
+    """One target: `<name>_box` [batch, 4], centre x, centre y, width, height in 0..1 of the frame, and
     `<name>_presence` [batch, 1], the logit of the target being in sight.
     """
 
     def __init__(self, config: HeadConfig, features: int) -> None:
-        super().__init__(features, 5)
-        self.name = config.name
+        super().__init__(config.name, features, 5)
 
     def outputs(self, features: Tensor) -> Outputs:
         values = self(features)
         return {f"{self.name}_box": torch.sigmoid(values[:, :4]), f"{self.name}_presence": values[:, 4:]}
 
 
-HEADS: dict[str, type[ClassifyHead] | type[TrackHead]] = {"classify": ClassifyHead, "track": TrackHead}
+HEADS: dict[str, type[ClassifyHead | TrackHead]] = {"classify": ClassifyHead, "track": TrackHead}
 
 
 class CnnLstm(nn.Module):
@@ -138,7 +149,7 @@ class CnnLstm(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.normalise = NormaliseFrame()
+        self.normalise: nn.Module = NormaliseFrame()
         self.backbone = Backbone(config.backbone)
         features, hidden = config.features, config.hidden
         self.cells = nn.ModuleList(LstmCell(features if i == 0 else hidden, hidden) for i in range(config.layers))
@@ -172,9 +183,10 @@ class CnnLstm(nn.Module):
         x = self.dense(features)
         h_next, c_next = [], []
         for cell, h, c in zip(self.cells, state.h.unbind(0), state.c.unbind(0), strict=True):
-            x, c = cell(x, h, c)
+            x, after = cell(x, h, c)
             h_next.append(x)
-            c_next.append(c)
+            c_next.append(after)
         if self.cells:
             state = State(torch.stack(h_next), torch.stack(c_next))
-        return {name: value for head in self.heads for name, value in head.outputs(x).items()}, state
+        heads = cast("list[Head]", self.heads)
+        return {name: value for head in heads for name, value in head.outputs(x).items()}, state

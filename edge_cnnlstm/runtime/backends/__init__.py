@@ -1,0 +1,1 @@
+"""What runs a step graph, and owns its memory."""

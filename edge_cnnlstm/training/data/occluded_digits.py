@@ -21,12 +21,15 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
 from edge_cnnlstm.errors import ConfigError
+from edge_cnnlstm.training.config import HeadConfig
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 SPLIT_SHARES = (0.6, 0.2, 0.2)
 SPLIT_SEED = 20
 LABELS = tuple("0123456789")
+HEADS = (HeadConfig(name="digit", task="classify", labels=LABELS), HeadConfig(name="target", task="track"))
+"""What a network can be asked about these clips."""
 
 OPENING_FRAMES = 3
 """The digit is in plain sight for at least this many frames: without a first look there is nothing to remember."""
@@ -82,7 +85,7 @@ def digit_images(split: Split) -> tuple[Image, NDArray[np.int64]]:
     Raises ConfigError for an unknown split.
     """
     if split not in SPLITS:
-        raise ConfigError(f"unknown split {split!r}: expected one of {', '.join(SPLITS)}")
+        raise ConfigError(f"split {split!r}", expected=f"one of {', '.join(SPLITS)}", fix="choose one of these")
     data = load_digits()
     rng = np.random.default_rng(SPLIT_SEED)
     chosen = []
@@ -162,7 +165,7 @@ def _bounce(position: NDArray[np.float64], reach: float) -> NDArray[np.float64]:
 
 def _texture(rng: np.random.Generator, height: int, width: int, *, contrast: float, low: float, high: float) -> Image:
     coarse = rng.uniform(low, high, 3) + rng.normal(0, contrast, (6, 6, 3))
-    return cv2.resize(coarse.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
+    return np.asarray(cv2.resize(coarse.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC))
 
 
 def _noise(rng: np.random.Generator, scene: Scene) -> Iterator[Image]:

@@ -1,0 +1,32 @@
+"""`edge-cnnlstm`: every command in one place."""
+
+from __future__ import annotations
+
+import typer
+
+from edge_cnnlstm.cli import console
+from edge_cnnlstm.cli.bundle import inspect, verify
+from edge_cnnlstm.cli.run import run
+from edge_cnnlstm.cli.sample_video import sample_video
+from edge_cnnlstm.cli.train import evaluate, train
+
+app = typer.Typer(
+    name="edge-cnnlstm",
+    help="Train a CNN-LSTM on video and stream camera frames through it, one at a time, on time.\n\n"
+    "The road: [bold]train[/] → [bold]evaluate[/] → [bold]python -m export[/] → [bold]verify[/] → [bold]run[/].",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+for command in (train, evaluate, inspect, verify, run, sample_video):
+    app.command()(command)
+
+
+def main() -> None:
+    """Entry point of `edge-cnnlstm`."""
+    console.run(app)
+
+
+if __name__ == "__main__":
+    main()

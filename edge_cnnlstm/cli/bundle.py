@@ -1,0 +1,48 @@
+"""Look into a bundle, and prove it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from edge_cnnlstm.bundle import format as bundle_format
+from edge_cnnlstm.cli.console import output
+from edge_cnnlstm.runtime.backends.ort import OnnxRuntimeBackend
+from edge_cnnlstm.runtime.proof import prove
+
+BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle, such as model.edge.")]
+
+
+def inspect(path: BundlePath) -> None:
+    """Show what a bundle holds: frame, memory, heads, graphs and what was measured of them."""
+    bundle = bundle_format.read(path)
+    manifest, model = bundle.manifest, bundle.manifest.model
+    output.print(f"[bold]{manifest.name}[/]  format {manifest.format_version}, {path.stat().st_size:,} bytes")
+    output.print(f"frame   {model.frame.dtype} {list(model.frame.shape)} RGB, other sizes by {model.fit}")
+    for pair in model.states:
+        output.print(f"memory  {pair.input} → {pair.output}  {pair.dtype} {list(pair.shape)}")
+    for head in model.heads:
+        labels = f", labels {' '.join(head.labels)}" if head.labels else ""
+        output.print(f"head    {head.name}: {head.task} from {', '.join(head.outputs)}{labels}", highlight=False)
+    output.print("made by " + ", ".join(f"{name} {version}" for name, version in manifest.made_with.items()))
+    table = Table("graph", "dialect", "precision", "bytes", "measured")
+    for graph in manifest.graphs:
+        measured = ", ".join(f"{name} {value:.1%}" for name, value in graph.accuracy.items())
+        table.add_row(graph.name, graph.dialect, graph.precision, f"{len(bundle.graph(graph.name)):,}", measured)
+    output.print(table)
+
+
+def verify(path: BundlePath) -> None:
+    """Verify every byte, then replay the golden rollout on every graph in ONNX Runtime. Exit 0 only if all is well."""
+    bundle = bundle_format.read(path)
+    table = Table("graph", "largest difference: outputs", "memory", "allowed", "")
+    for graph in bundle.manifest.graphs:
+        backend = OnnxRuntimeBackend(bundle.graph(graph.name), bundle.manifest.model)
+        found = prove(backend, bundle.golden, bundle.golden.expected[graph.name], graph.tolerance)
+        table.add_row(graph.name, f"{found.output:.2g}", f"{found.state:.2g}", f"{graph.tolerance:.2g}", "[green]ok[/]")
+        backend.close()
+    output.print(table)
+    output.print(f"[bold]{path}[/]: every byte as written, every graph proven over {len(bundle.golden.frames)} frames")

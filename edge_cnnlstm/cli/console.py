@@ -1,0 +1,44 @@
+"""How every command speaks: people read stderr, programs read stdout, errors are one message and exit code 1."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from edge_cnnlstm.errors import ConfigError, EdgeError
+
+console = Console(stderr=True)
+"""Progress, warnings and errors."""
+output = Console()
+"""Results."""
+
+
+def run(app: typer.Typer) -> None:
+    """Run a command line; an EdgeError becomes its message and exit code 1."""
+    try:
+        app()
+    except EdgeError as error:
+        console.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(1)
+    except BrokenPipeError:
+        # Whoever read stdout has gone, as `head` does. Python would complain once more while closing it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+def write_json(path: Path, document: dict[str, Any]) -> None:
+    """Write a results file; raises ConfigError when its place cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(document, indent=2) + "\n")
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write {path}: {error.strerror}", expected="a writable path", fix="choose another one"
+        ) from error

@@ -1,0 +1,108 @@
+"""ONNX Runtime on the CPU: addresses bound once, nothing allocated per frame."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_cnnlstm.errors import BackendError, ClosedError
+from edge_cnnlstm.runtime.backends.base import Arrays
+from edge_cnnlstm.runtime.frame import Pixels
+from edge_cnnlstm.runtime.optional import load_onnxruntime
+from edge_cnnlstm.runtime.state import RecurrentState
+from edge_cnnlstm.spec import ModelSpec
+
+
+class OnnxRuntimeBackend:
+    """A step graph in ONNX Runtime.
+
+    `graph` is a verified ONNX file. `threads` is the number of cores one step may use; a small network is
+    fastest on one. Raises BackendError when ONNX Runtime refuses the graph or the graph is not what `spec` says.
+    """
+
+    name = "onnxruntime"
+
+    def __init__(self, graph: bytes, spec: ModelSpec, *, threads: int = 1) -> None:
+        ort = load_onnxruntime()
+        self.spec = spec
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        try:
+            self._session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # pybind raises a dozen unrelated types, RuntimeError among them
+            raise BackendError(
+                f"ONNX Runtime {ort.__version__} refused the graph: {error}",
+                expected="a graph that this version of ONNX Runtime runs",
+                fix="export again, or update onnxruntime",
+            ) from error
+        _check_signature(self._session, spec)
+        self._input: Pixels = np.zeros(spec.frame.shape, np.uint8)
+        self._outputs = {output.name: output.zeros() for output in spec.outputs}
+        self._state = RecurrentState(spec.states)
+        # One binding per direction of the ping-pong. They hold raw addresses; self keeps the arrays alive.
+        self._bindings = [self._bind(reads=0, writes=1), self._bind(reads=1, writes=0)]
+
+    def infer(self, pixels: Pixels) -> Arrays:
+        if self._session is None:
+            raise ClosedError("a closed backend", expected="an open one", fix="open the bundle again")
+        self._input[0] = pixels
+        try:
+            self._session.run_with_iobinding(self._bindings[self._state.side])
+        except Exception as error:  # pybind raises a dozen unrelated types, RuntimeError among them
+            raise BackendError(
+                f"ONNX Runtime failed during a step: {error}",
+                expected="every step to succeed",
+                fix="the state is as it was before this frame: reset the stream or go on with the next frame",
+            ) from error
+        self._state.advance()
+        return self._outputs
+
+    def reset(self) -> None:
+        self._state.reset()
+
+    def snapshot(self) -> dict[str, NDArray[np.generic]]:
+        return self._state.snapshot()
+
+    def restore(self, snapshot: Mapping[str, NDArray[np.generic]]) -> None:
+        self._state.restore(snapshot)
+
+    def close(self) -> None:
+        self._bindings.clear()
+        self._session = None
+
+    def _bind(self, *, reads: int, writes: int) -> Any:
+        binding = self._session.io_binding()
+        _address(binding.bind_input, self.spec.frame.name, self._input)
+        for name, buffer in self._outputs.items():
+            _address(binding.bind_output, name, buffer)
+        for pair in self.spec.states:
+            _address(binding.bind_input, pair.input, self._state.buffers(reads)[pair.input])
+            _address(binding.bind_output, pair.output, self._state.buffers(writes)[pair.input])
+        return binding
+
+
+def _address(bind: Any, name: str, buffer: NDArray[np.generic]) -> None:
+    bind(name, "cpu", 0, buffer.dtype, buffer.shape, buffer.ctypes.data)
+
+
+def _check_signature(session: Any, spec: ModelSpec) -> None:
+    """Raw addresses are only safe when the graph agrees about every shape and type."""
+    types = {"uint8": "tensor(uint8)", "float32": "tensor(float)"}
+    expected = {spec.frame.name: (spec.frame.shape, types[spec.frame.dtype])}
+    expected |= {pair.input: (pair.shape, types[pair.dtype]) for pair in spec.states}
+    expected |= {pair.output: (pair.shape, types[pair.dtype]) for pair in spec.states}
+    expected |= {output.name: (output.shape, types[output.dtype]) for output in spec.outputs}
+    found = {
+        tensor.name: (tuple(tensor.shape), tensor.type) for tensor in (*session.get_inputs(), *session.get_outputs())
+    }
+    if found != expected:
+        raise BackendError(
+            f"the graph's inputs and outputs are {found}",
+            expected=f"what the manifest says: {expected}",
+            fix="export the bundle again",
+        )

@@ -1,0 +1,27 @@
+"""Packages that only some uses need: imported where they are used, with an error that says how to get them."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from edge_cnnlstm.errors import DependencyError
+
+
+def load_cv2() -> Any:
+    """Return OpenCV; raises DependencyError when it is not installed."""
+    return _load("cv2", "pip install 'edge-cnnlstm[video]'; on a Jetson: apt-get install python3-opencv")
+
+
+def load_onnxruntime() -> Any:
+    """Return ONNX Runtime; raises DependencyError when it is not installed."""
+    return _load("onnxruntime", "pip install 'edge-cnnlstm[ort]'")
+
+
+def _load(module: str, fix: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise DependencyError(
+            f"cannot import {module}: {error}", expected=f"{module} to be installed", fix=fix
+        ) from error

@@ -1,0 +1,136 @@
+"""What a stream answers: one immutable record per frame, and one decoder per task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_cnnlstm.errors import ConfigError
+from edge_cnnlstm.runtime.frame import Placement
+from edge_cnnlstm.runtime.latency import Timings
+from edge_cnnlstm.spec import HeadSpec, ModelSpec
+
+Arrays = Mapping[str, NDArray[np.generic]]
+
+
+@dataclass(frozen=True, slots=True)
+class Classification:
+    """The most likely label, its probability, and the probabilities of all labels, float32 [labels]."""
+
+    label: str
+    score: float
+    scores: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A box in pixels of the image that the source saw, before it was fitted: left, top, width, height."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+
+
+@dataclass(frozen=True, slots=True)
+class Track:
+    """Where the target is, hidden or not, and the probability that it is in sight."""
+
+    box: Box
+    presence: float
+
+
+Answer = Classification | Track
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What the network said about one frame; everything in it is the caller's.
+
+    `first_after_reset` is true when the network remembered nothing before this frame. `answers` maps each
+    head's name to its answer; `label`, `scores` and `box` are the first head's that has one.
+    """
+
+    frame_index: int
+    captured_ns: int
+    first_after_reset: bool
+    answers: Mapping[str, Answer]
+    timings: Timings
+
+    @property
+    def classification(self) -> Classification:
+        """The first classification; raises ConfigError when no head classifies."""
+        for answer in self.answers.values():
+            if isinstance(answer, Classification):
+                return answer
+        raise self._without("classify")
+
+    @property
+    def track(self) -> Track:
+        """The first track; raises ConfigError when no head tracks."""
+        for answer in self.answers.values():
+            if isinstance(answer, Track):
+                return answer
+        raise self._without("track")
+
+    @property
+    def label(self) -> str:
+        return self.classification.label
+
+    @property
+    def scores(self) -> NDArray[np.float32]:
+        return self.classification.scores
+
+    @property
+    def box(self) -> Box:
+        return self.track.box
+
+    def _without(self, task: str) -> ConfigError:
+        return ConfigError(
+            f"a model with heads {list(self.answers)}",
+            expected=f"a head with the task {task!r}",
+            fix="read `answers`, or export a model with such a head",
+        )
+
+
+Decoder = Callable[[Arrays, Placement], Answer]
+
+
+def decoders(spec: ModelSpec) -> dict[str, Decoder]:
+    """Return one decoder per head: raw outputs and the frame's placement in, answer out."""
+    return {head.name: _DECODERS[head.task](head, spec) for head in spec.heads}
+
+
+def _classify(head: HeadSpec, _: ModelSpec) -> Decoder:
+    (logits_name,) = head.outputs
+
+    def decode(outputs: Arrays, _: Placement) -> Classification:
+        logits = outputs[logits_name][0]
+        powers = np.exp(logits - logits.max())
+        scores = np.asarray(powers / powers.sum(), np.float32)
+        best = int(scores.argmax())
+        return Classification(head.labels[best], float(scores[best]), scores)
+
+    return decode
+
+
+def _track(head: HeadSpec, spec: ModelSpec) -> Decoder:
+    box_name, presence_name = head.outputs
+
+    def decode(outputs: Arrays, placement: Placement) -> Track:
+        centre_x, centre_y, width, height = outputs[box_name][0].tolist()
+        box = Box(
+            x=((centre_x - width / 2) * spec.width - placement.offset_x) / placement.scale_x,
+            y=((centre_y - height / 2) * spec.height - placement.offset_y) / placement.scale_y,
+            width=width * spec.width / placement.scale_x,
+            height=height * spec.height / placement.scale_y,
+        )
+        return Track(box, presence=float(1 / (1 + np.exp(-outputs[presence_name][0, 0]))))
+
+    return decode
+
+
+_DECODERS: dict[str, Callable[[HeadSpec, ModelSpec], Decoder]] = {"classify": _classify, "track": _track}

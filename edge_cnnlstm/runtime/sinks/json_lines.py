@@ -1,0 +1,38 @@
+"""Predictions as JSON, one line each."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, TextIO
+
+from edge_cnnlstm.runtime.prediction import Answer, Classification, Prediction
+
+
+class JsonLines:
+    """Writes each prediction to a text file as soon as it is made; the file stays the caller's."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, prediction: Prediction) -> None:
+        """Write one line: frame index, capture time in monotonic ns, timings in ms, and every head's answer."""
+        record = {
+            "frame": prediction.frame_index,
+            "captured_ns": prediction.captured_ns,
+            "first_after_reset": prediction.first_after_reset,
+            "ms": {name: round(value / 1e6, 4) for name, value in prediction.timings._asdict().items()},
+            **{name: _plain(answer) for name, answer in prediction.answers.items()},
+        }
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+
+
+def _plain(answer: Answer) -> dict[str, Any]:
+    if isinstance(answer, Classification):
+        return {
+            "label": answer.label,
+            "score": round(answer.score, 6),
+            "scores": [round(float(score), 6) for score in answer.scores],
+        }
+    box = [round(value, 3) for value in (answer.box.x, answer.box.y, answer.box.width, answer.box.height)]
+    return {"box": box, "presence": round(answer.presence, 6)}

@@ -1,0 +1,67 @@
+"""What every source promises, and what all of them share: pacing, fitting, colour order."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+import numpy as np
+
+from edge_cnnlstm.errors import ConfigError
+from edge_cnnlstm.runtime.fit import Fit
+from edge_cnnlstm.runtime.frame import Frame, Pixels, Placement
+
+
+class Source(Protocol):
+    """An iterable of frames, read once, from one thread.
+
+    `live` says whether frames are lost while nobody reads. Iterating raises SourceError when the source breaks;
+    it ends when the source does.
+    """
+
+    live: bool
+
+    def __iter__(self) -> Iterator[Frame]: ...
+
+    def close(self) -> None:
+        """Release the device or file; may be called twice, and ends an iteration in another thread."""
+
+
+class Pace:
+    """Releases frames at a fixed rate, and says when each was due.
+
+    The schedule never slips: a late frame keeps its due time, so its lateness shows in its age.
+    """
+
+    def __init__(self, rate: float) -> None:
+        if not 0 < rate <= 1000:
+            raise ConfigError(f"{rate} frames a second", expected="more than 0 and at most 1000", fix="change --rate")
+        self._period_ns = 1e9 / rate
+        self._start_ns = 0
+
+    def wait(self, index: int) -> int:
+        """Sleep until frame `index` is due and return that instant, in monotonic nanoseconds."""
+        if index == 0:
+            self._start_ns = time.monotonic_ns()
+        due = self._start_ns + round(index * self._period_ns)
+        while (left := due - time.monotonic_ns()) > 0:
+            time.sleep(left / 1e9)
+        return due
+
+
+def frames_from(
+    images: Iterable[Pixels], *, fit: Fit | None, rate: float | None = None, bgr: bool = False
+) -> Iterator[Frame]:
+    """Turn images, uint8 [height, width, 3], into frames: paced if a rate is given, fitted, in RGB.
+
+    Each image is decoded before it is due. The frames' pixels are new arrays unless nothing had to change.
+    """
+    pace = None if rate is None else Pace(rate)
+    for index, image in enumerate(images):
+        captured_ns = time.monotonic_ns() if pace is None else pace.wait(index)
+        begun = time.monotonic_ns()
+        pixels, placement = (image, Placement()) if fit is None else fit.apply(image)
+        if bgr:
+            pixels = np.ascontiguousarray(pixels[..., ::-1])
+        yield Frame(pixels, index, captured_ns, placement, time.monotonic_ns() - begun)
