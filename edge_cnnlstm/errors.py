@@ -3,7 +3,7 @@
     EdgeError
     ├── ConfigError        an option, preset or setting that does not exist or does not fit
     ├── DependencyError    an optional package that this call needs is not installed
-    ├── DataError          training or calibration data that cannot be used
+    ├── DataError          clips or results that cannot be used
     ├── CheckpointError    a checkpoint that is missing, damaged, or not what its config says
     ├── ExportError        a network that cannot be lowered, or a graph that an engine refuses
     │   └── ParityError    a graph that does not compute what the trained network computes
@@ -38,7 +38,7 @@ class DependencyError(EdgeError):
 
 
 class DataError(EdgeError):
-    """Training or calibration data that cannot be used."""
+    """Data that cannot be used: clips to train or calibrate on, or the results that a report is made of."""
 
 
 class CheckpointError(EdgeError):

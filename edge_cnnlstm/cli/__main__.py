@@ -6,6 +6,7 @@ import typer
 
 from edge_cnnlstm.cli import console
 from edge_cnnlstm.cli.bundle import inspect, verify
+from edge_cnnlstm.cli.report import report
 from edge_cnnlstm.cli.run import run
 from edge_cnnlstm.cli.sample_video import sample_video
 from edge_cnnlstm.cli.train import evaluate, train
@@ -19,7 +20,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-for command in (train, evaluate, inspect, verify, run, sample_video):
+for command in (train, evaluate, inspect, verify, run, sample_video, report):
     app.command()(command)
 
 

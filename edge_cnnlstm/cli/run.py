@@ -21,6 +21,7 @@ from edge_cnnlstm.runtime.pipeline import Counts, Pipeline, Policy
 from edge_cnnlstm.runtime.prediction import Classification, Prediction
 from edge_cnnlstm.runtime.sinks.json_lines import JsonLines
 from edge_cnnlstm.runtime.sources import open_source
+from edge_cnnlstm.runtime.sources.base import Pace
 from edge_cnnlstm.runtime.stream import Stream
 
 
@@ -48,8 +49,8 @@ def run(
     summary: Annotated[Path | None, typer.Option(help="Write counts and latencies to this JSON file.")] = None,
 ) -> None:
     """Stream frames through a network that remembers, one step a frame, and account for every millisecond."""
-    if deadline_ms is None and rate is not None:
-        deadline_ms = 1000 / rate
+    if rate is not None:
+        deadline_ms = deadline_ms or 1000 * Pace(rate).period
     with ExitStack() as stack:
         stream = stack.enter_context(open_stream(bundle, backend=backend, graph=graph, deadline_ms=deadline_ms))
         frames = open_source(source, fit=stream.fit, rate=rate)
@@ -130,7 +131,8 @@ def _latency_table(report: dict[str, Any]) -> Table:
     for stage, values in report["latency_ms"].items():
         name = "total (age at decision)" if stage == "age" else stage
         columns = ("p50", "p90", "p99", "p99_9", "max")
-        table.add_row(name, *(f"{values[column]:.3f}" for column in columns), end_section=stage == "decode")
+        shown = ("–" if values[column] is None else f"{values[column]:.3f}" for column in columns)
+        table.add_row(name, *shown, end_section=stage == "decode")
     return table
 
 

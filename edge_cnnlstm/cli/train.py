@@ -21,7 +21,7 @@ def train(
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of weights, clips and their order.")] = 0,
     batches: Annotated[
-        int | None, typer.Option(min=2, help="Train on this many batches instead of the full curriculum.")
+        int | None, typer.Option(min=10, help="Train on this many batches instead of the full curriculum.")
     ] = None,
 ) -> None:
     """Train a network on occluded moving digits: which digit is it, where is it, is it in sight?

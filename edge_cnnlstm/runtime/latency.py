@@ -42,7 +42,8 @@ class Histogram:
     """
 
     def __init__(self) -> None:
-        self._counts = np.zeros((65 - SUB_BITS) << SUB_BITS, np.int64)
+        # A list, because incrementing one of its items is three times faster than an array's.
+        self._counts = [0] * ((65 - SUB_BITS) << SUB_BITS)
         self.count = 0
         self.maximum = 0
         self.total = 0
@@ -65,7 +66,7 @@ class Histogram:
 
     def buckets(self) -> list[tuple[int, int]]:
         """Return (upper edge in nanoseconds, count) of every bucket that is not empty."""
-        return [(_upper_edge(int(bucket)), int(self._counts[bucket])) for bucket in np.flatnonzero(self._counts)]
+        return [(_upper_edge(bucket), count) for bucket, count in enumerate(self._counts) if count]
 
 
 def _bucket(value: int) -> int:
@@ -80,14 +81,14 @@ def _upper_edge(bucket: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """One stage in milliseconds."""
+    """One stage in milliseconds; None where nothing was recorded."""
 
-    p50: float
-    p90: float
-    p99: float
-    p99_9: float
-    max: float
-    mean: float
+    p50: float | None = None
+    p90: float | None = None
+    p99: float | None = None
+    p99_9: float | None = None
+    max: float | None = None
+    mean: float | None = None
 
 
 class LatencyRecorder:
@@ -117,11 +118,12 @@ class LatencyRecorder:
         self.longest_miss_burst = max(self.longest_miss_burst, self._burst)
 
     def summary(self) -> dict[str, Summary]:
-        """Return each stage's percentiles in milliseconds; nan before the first frame."""
+        """Return each stage's percentiles in milliseconds."""
         return {name: _summarise(histogram) for name, histogram in self.stages.items()}
 
 
 def _summarise(histogram: Histogram) -> Summary:
+    if not histogram.count:
+        return Summary()
     p50, p90, p99, p99_9 = (histogram.percentile(percent) / 1e6 for percent in PERCENTILES)
-    mean = histogram.total / histogram.count / 1e6 if histogram.count else math.nan
-    return Summary(p50, p90, p99, p99_9, histogram.maximum / 1e6, mean)
+    return Summary(p50, p90, p99, p99_9, histogram.maximum / 1e6, histogram.total / histogram.count / 1e6)

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Callback, RichProgressBar
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from edge_cnnlstm.errors import DataError
+from edge_cnnlstm.errors import ConfigError, DataError
 from edge_cnnlstm.training import tasks
 from edge_cnnlstm.training.config import ModelConfig
 from edge_cnnlstm.training.data.clips import ClipBatches, Stage
@@ -21,6 +21,10 @@ from edge_cnnlstm.training.model import CnnLstm, State
 CURRICULUM = (Stage(frames=3, clips=64, batches=400), Stage(frames=16, clips=32, batches=220))
 """First short clips, in which the digit is in plain sight: the convolutions learn what a digit is in a fraction
 of the time. Then whole clips, in which the memory learns to keep it."""
+
+
+MINIMUM_BATCHES = 8
+"""Fewer do not make a learning-rate cycle."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +68,7 @@ class Training(lightning.LightningModule):  # type: ignore[misc]  # skipped: its
             self.parameters(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay
         )
         schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, self.config.learning_rate, total_steps=self.steps, pct_start=max(0.2, 2 / self.steps)
+            optimizer, self.config.learning_rate, total_steps=self.steps, pct_start=0.2
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -90,10 +94,15 @@ def shortened(config: FitConfig, batches: int) -> FitConfig:
 def fit(model_config: ModelConfig, config: FitConfig = FitConfig(), *, progress: bool = True) -> CnnLstm:
     """Train a network on occluded moving digits and return it in evaluation mode.
 
-    Deterministic from the seed on one machine. Raises DataError when the loss stops being finite.
+    Deterministic from the seed on one machine. Raises ConfigError for fewer than 8 batches, and DataError when
+    the loss stops being finite.
     """
-    lightning.seed_everything(config.seed, verbose=False)
     batches = ClipBatches("train", config.seed, model_config.height, config.curriculum)
+    if len(batches) < MINIMUM_BATCHES:
+        raise ConfigError(
+            f"{len(batches)} training batches", expected=f"at least {MINIMUM_BATCHES}", fix="train for longer"
+        )
+    lightning.seed_everything(config.seed, verbose=False)
     training = Training(CnnLstm(model_config), config, len(batches))
     callbacks: list[Callback] = [RichProgressBar(leave=True)] if progress else []
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from edge_cnnlstm.errors import DataError
+from edge_cnnlstm.errors import ConfigError, DataError
 from edge_cnnlstm.training.config import preset_config
 from edge_cnnlstm.training.data.clips import Stage
 from edge_cnnlstm.training.data.occluded_digits import HEADS
@@ -13,7 +13,7 @@ from edge_cnnlstm.training.fit import FitConfig, Training, fit, shortened
 from edge_cnnlstm.training.model import CnnLstm, State
 from edge_cnnlstm.training.tasks import Truth, loss
 
-QUICK = FitConfig(curriculum=(Stage(frames=3, clips=8, batches=3), Stage(frames=6, clips=4, batches=2)))
+QUICK = FitConfig(curriculum=(Stage(frames=3, clips=8, batches=6), Stage(frames=6, clips=4, batches=2)))
 
 
 def test_training_twice_from_one_seed_gives_the_same_network() -> None:
@@ -74,3 +74,8 @@ def test_a_shortened_curriculum_keeps_its_stages() -> None:
 
     assert [stage.batches for stage in stages] == [40, 22]
     assert [stage.batches for stage in shortened(FitConfig(), 2).curriculum] == [1, 1]
+
+
+def test_too_short_a_training_is_refused() -> None:
+    with pytest.raises(ConfigError, match="at least 8"):
+        fit(preset_config("nano", HEADS), shortened(FitConfig(), 2), progress=False)

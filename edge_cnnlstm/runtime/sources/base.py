@@ -31,20 +31,21 @@ class Source(Protocol):
 class Pace:
     """Releases frames at a fixed rate, and says when each was due.
 
-    The schedule never slips: a late frame keeps its due time, so its lateness shows in its age.
+    `period` is in seconds. The schedule never slips: a late frame keeps its due time, so its lateness shows in
+    its age. Raises ConfigError for a rate outside 0 to 1000.
     """
 
     def __init__(self, rate: float) -> None:
         if not 0 < rate <= 1000:
             raise ConfigError(f"{rate} frames a second", expected="more than 0 and at most 1000", fix="change --rate")
-        self._period_ns = 1e9 / rate
+        self.period = 1 / rate
         self._start_ns = 0
 
     def wait(self, index: int) -> int:
         """Sleep until frame `index` is due and return that instant, in monotonic nanoseconds."""
         if index == 0:
             self._start_ns = time.monotonic_ns()
-        due = self._start_ns + round(index * self._period_ns)
+        due = self._start_ns + round(index * self.period * 1e9)
         while (left := due - time.monotonic_ns()) > 0:
             time.sleep(left / 1e9)
         return due

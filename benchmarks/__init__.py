@@ -1,0 +1,1 @@
+"""Bundle in, numbers out. Knows bundles and `Stream`; never the training side."""

@@ -1,0 +1,1 @@
+"""One run folder in, one report out: a JSON document, a page and a picture."""

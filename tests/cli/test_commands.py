@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def edge(*arguments: str | Path, module: str = "edge_cnnlstm.cli") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", module, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {"COLUMNS": "200"},
+        check=False,
+        timeout=240,
+    )
+
+
+@pytest.fixture(scope="session")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("video") / "unseen.mp4"
+    made = edge("sample-video", path, "--scenes", "1")
+    assert made.returncode == 0, made.stderr
+    return path
+
+
+def test_help_shows_every_command() -> None:
+    shown = edge("--help")
+
+    assert shown.returncode == 0
+    for command in ("train", "evaluate", "inspect", "verify", "run", "sample-video", "report"):
+        assert command in shown.stdout
+        assert edge(command, "--help").returncode == 0
+
+
+def test_train_and_evaluate_leave_a_checkpoint_and_its_scores(tmp_path: Path) -> None:
+    trained = edge("train", "--batches", "10", "--layers", "2", "--output", tmp_path / "checkpoint")
+    assert trained.returncode == 0, trained.stderr
+    training = json.loads((tmp_path / "checkpoint" / "training.json").read_text())
+    assert training["preset"] == "nano"
+    assert training["seconds"] > 0
+
+    evaluated = edge("evaluate", tmp_path / "checkpoint", "--clips", "3", "--output", tmp_path / "evaluation.json")
+
+    assert evaluated.returncode == 0, evaluated.stderr
+    scores = json.loads((tmp_path / "evaluation.json").read_text())["scores"]["checkpoint"]
+    assert scores["clips"] == 3
+    assert 0 <= scores["visible"] <= 1
+    assert "checkpoint" in evaluated.stdout
+
+
+def test_inspect_and_verify_accept_a_sound_bundle(exported: Path) -> None:
+    inspected, verified = edge("inspect", exported), edge("verify", exported)
+
+    assert inspected.returncode == verified.returncode == 0
+    for word in ("int8_onnxruntime", "int8_tensorrt", "fp32", "h → h_next", "c → c_next", "crop"):
+        assert word in inspected.stdout
+    assert "every graph proven over 64 frames" in verified.stdout
+
+
+@pytest.mark.parametrize("position", [0, 40, 5_000, 200_000, -1, -30])
+def test_verify_refuses_a_changed_byte(exported: Path, tmp_path: Path, position: int) -> None:
+    data = bytearray(exported.read_bytes())
+    data[position] ^= 0x10
+    damaged = tmp_path / "damaged.edge"
+    damaged.write_bytes(data)
+
+    verified = edge("verify", damaged)
+
+    assert verified.returncode == 1
+    assert "error:" in verified.stderr
+    assert "expected:" in verified.stderr
+    assert "Traceback" not in verified.stderr
+
+
+def test_the_export_left_its_measurements_beside_the_bundle(exported: Path) -> None:
+    report = json.loads(exported.with_suffix(".export.json").read_text())
+
+    assert set(report["parity"]) == set(report["accuracy"]) == {"fp32", "int8_onnxruntime", "int8_tensorrt"}
+    assert report["parity"]["fp32"]["max_abs_output"] < 1e-3
+    assert report["tensorrt_aot"]["plan_bytes"] > 100_000
+    assert report["bundle"]["bytes"] == exported.stat().st_size
+    assert not list(exported.parent.glob(".*unproven*"))
+
+
+def test_run_streams_a_video_as_json_lines_and_nothing_else(exported: Path, video: Path, tmp_path: Path) -> None:
+    ran = edge("run", exported, "--source", video, "--json", "--summary", tmp_path / "stream.json")
+
+    assert ran.returncode == 0, ran.stderr
+    lines = [json.loads(line) for line in ran.stdout.splitlines()]
+    summary = json.loads((tmp_path / "stream.json").read_text())
+    assert [line["frame"] for line in lines] == list(range(48))
+    assert [line["first_after_reset"] for line in lines] == [True] + [False] * 47
+    assert all(line["digit"]["label"] in "0123456789" for line in lines)
+    assert all(len(line["target"]["box"]) == 4 for line in lines)
+    assert summary["frames_in"] == summary["predicted"] == 48
+    assert summary["dropped"] == 0
+
+
+def test_run_paces_and_accounts_for_every_frame(exported: Path, video: Path, tmp_path: Path) -> None:
+    ran = edge("run", exported, "--source", video, "--rate", "200", "--summary", tmp_path / "stream.json")
+
+    assert ran.returncode == 0, ran.stderr
+    summary = json.loads((tmp_path / "stream.json").read_text())
+    assert summary["deadline_ms"] == pytest.approx(5)
+    assert summary["frames_in"] == summary["predicted"] + summary["dropped"] == 48
+    assert set(summary["latency_ms"]) == {"wait", "fit", "infer", "decode", "age"}
+    assert "frames in" in ran.stderr
+    assert ran.stdout == ""
+
+
+def test_every_graph_of_the_bundle_runs_and_agrees_on_most_frames(exported: Path, video: Path) -> None:
+    labels = []
+    for graph in ("fp32", "int8_onnxruntime", "int8_tensorrt"):
+        ran = edge("run", exported, "--source", video, "--json", "--graph", graph)
+        assert ran.returncode == 0, ran.stderr
+        labels.append([json.loads(line)["digit"]["label"] for line in ran.stdout.splitlines()])
+
+    for other in labels[1:]:
+        assert sum(a == b for a, b in zip(labels[0], other, strict=True)) >= 40
+
+
+def test_a_terminated_run_finishes_its_line_and_its_summary(exported: Path, video: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "edge_cnnlstm.cli", "run", exported, "--source", video, "--rate", "5", "--json"]
+    with subprocess.Popen(
+        [*map(str, command), "--summary", str(tmp_path / "stream.json")], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    ) as process:
+        assert process.stdout is not None
+        first = process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        rest = process.stdout.read()
+
+    assert process.returncode == 0
+    lines = [json.loads(line) for line in (first + rest).splitlines()]
+    summary = json.loads((tmp_path / "stream.json").read_text())
+    assert summary["predicted"] == len(lines) < 48
+    assert summary["frames_in"] == summary["predicted"] + summary["dropped"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["verify", "missing.edge"], "cannot read missing.edge"),
+        (["inspect", "pyproject.toml"], "damaged or changed"),
+        (["run", "BUNDLE", "--source", "missing.mp4"], "no source missing.mp4"),
+        (["run", "BUNDLE", "--source", "pyproject.toml"], "cannot open"),
+        (["run", "BUNDLE", "--source", "VIDEO", "--backend", "tensorflow"], "backend 'tensorflow'"),
+        (["run", "BUNDLE", "--source", "VIDEO", "--graph", "int4"], "no graph 'int4'"),
+        (["run", "BUNDLE", "--source", "VIDEO", "--policy", "oldest"], "policy 'oldest'"),
+        (["run", "BUNDLE", "--source", "VIDEO", "--rate", "0"], "0.0 frames a second"),
+        (["run", "BUNDLE", "--source", "VIDEO", "--summary", "/dev/null/stream.json"], "cannot write"),
+        (["train", "--preset", "nanoo", "--output", "never"], "did you mean 'nano'"),
+        (["evaluate", "missing"], "no file missing/config.json"),
+    ],
+)
+def test_bad_input_gets_one_clear_error(arguments: list[str], said: str, exported: Path, video: Path) -> None:
+    stand_ins = {"BUNDLE": str(exported), "VIDEO": str(video)}
+
+    result = edge(*(stand_ins.get(argument, argument) for argument in arguments))
+
+    assert result.returncode == 1
+    assert said in result.stderr
+    assert "expected:" in result.stderr
+    assert "to fix:" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_export_refuses_a_network_without_memory_and_leaves_nothing(tmp_path: Path) -> None:
+    assert edge("train", "--batches", "10", "--layers", "0", "--output", tmp_path / "flat").returncode == 0
+
+    refused = edge(tmp_path / "flat", "-o", tmp_path / "out.edge", module="export")
+
+    assert refused.returncode == 1
+    assert "without LSTM layers" in refused.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["flat"]
