@@ -28,6 +28,14 @@ class EdgeError(Exception):
         self.expected = expected
         self.fix = fix
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Survive the way out of a worker process, which pickles exceptions."""
+        return _rebuilt, (type(self), self.found, self.expected, self.fix)
+
+
+def _rebuilt(kind: type[EdgeError], found: str, expected: str, fix: str) -> EdgeError:
+    return kind(found, expected=expected, fix=fix)
+
 
 class ConfigError(EdgeError):
     """An option, preset or setting that does not exist or does not fit."""

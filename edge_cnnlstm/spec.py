@@ -26,6 +26,15 @@ class _Strict:
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
 
+def _check_tensor(name: str, shape: tuple[int, ...]) -> None:
+    if not name or not shape or min(shape) < 1:
+        raise ConfigError(
+            f"tensor {name!r} has shape {shape}",
+            expected="a name, and fixed dimensions of at least 1",
+            fix="export the graph with static shapes",
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class TensorSpec(_Strict):
     """One tensor that crosses a graph's border: name, fixed shape with the batch first, and dtype."""
@@ -35,12 +44,7 @@ class TensorSpec(_Strict):
     dtype: DType
 
     def __post_init__(self) -> None:
-        if not self.name or not self.shape or min(self.shape) < 1:
-            raise ConfigError(
-                f"tensor {self.name!r} has shape {self.shape}",
-                expected="a name, and fixed dimensions of at least 1",
-                fix="export the graph with static shapes",
-            )
+        _check_tensor(self.name, self.shape)
 
     def zeros(self) -> NDArray[np.generic]:
         """Return a new zeroed array of this shape and dtype; it is the caller's."""
@@ -58,6 +62,10 @@ class StatePair(_Strict):
     output: str
     shape: tuple[int, ...]
     dtype: DType = "float32"
+
+    def __post_init__(self) -> None:
+        _check_tensor(self.input, self.shape)
+        _check_tensor(self.output, self.shape)
 
     def zeros(self) -> NDArray[np.generic]:
         """Return a new zeroed array of this shape and dtype; it is the caller's."""
@@ -105,6 +113,9 @@ class ModelSpec(_Strict):
                 expected="uint8 [batch, height, width, 3]",
                 fix="keep the preprocessing inside the graph",
             )
+        heads = [head.name for head in self.heads]
+        if len(set(heads)) != len(heads):
+            raise ConfigError(f"heads {heads}", expected="every name once", fix="rename the repeated head")
         for head in self.heads:
             self._check_head(head)
 
@@ -130,7 +141,15 @@ class ModelSpec(_Strict):
         )
 
     def _check_head(self, head: HeadSpec) -> None:
-        widths = tuple(self.output(name).shape[1] for name in head.outputs)
+        read = [self.output(name) for name in head.outputs]
+        for output in read:
+            if output.dtype != "float32" or len(output.shape) != 2 or output.shape[0] != self.frame.shape[0]:
+                raise ConfigError(
+                    f"head {head.name!r} reads {output.name!r}, {output.dtype} {output.shape}",
+                    expected=f"float32 [{self.frame.shape[0]}, width]",
+                    fix="give the head a flat row of numbers per stream",
+                )
+        widths = tuple(output.shape[1] for output in read)
         expected = (len(head.labels),) if head.task == "classify" else (4, 1)
         if widths != expected:
             raise ConfigError(

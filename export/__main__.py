@@ -21,6 +21,9 @@ def main(
     checkpoint: Annotated[Path, typer.Argument(help="The folder that `edge-cnnlstm train --output` wrote.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The bundle to write, such as model.edge.")],
     clips: Annotated[int, typer.Option(min=1, help="Test clips that measure each graph's accuracy.")] = 400,
+    budget: Annotated[
+        float, typer.Option(min=0, max=1, help="Accuracy that a quantized graph may lose, as a share.")
+    ] = 0.01,
 ) -> None:
     """Quantize a checkpoint, lower it to every target, prove each graph, and pack one bundle.
 
@@ -29,7 +32,9 @@ def main(
     """
     started = time.time()
     model = load_checkpoint(checkpoint)
-    exported = export(model, output, clips=clips, progress=lambda step: console.console.print(f"[dim]·[/] {step}"))
+    exported = export(
+        model, output, clips=clips, budget=budget, progress=lambda step: console.console.print(f"[dim]·[/] {step}")
+    )
     report = as_report(exported, output) | {"started": started, "seconds": time.time() - started}
     console.write_json(output.with_suffix(".export.json"), report)
     console.output.print(scores_table(report["accuracy"]))

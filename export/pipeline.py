@@ -67,13 +67,14 @@ class Exported:
 Progress = Callable[[str], None]
 
 
-def export(model: CnnLstm, output: Path, *, clips: int, progress: Progress = print) -> Exported:
+def export(model: CnnLstm, output: Path, *, clips: int, budget: float, progress: Progress = print) -> Exported:
     """Lower a trained network to every target, prove and measure each graph, and write the bundle.
 
     The bundle is reloaded and replayed by another process before it takes its name: until then nothing stands at
-    `output`. `clips` is how many test clips measure the accuracy of each graph. Raises ConfigError for a network
-    without memory, DataError when calibration fails, ExportError when a graph cannot be traced or built, and
-    ParityError when one does not compute what torch computes.
+    `output`. `clips` is how many test clips measure the accuracy of each graph, and `budget` how much accuracy,
+    as a share, a quantized graph may lose. Raises ConfigError for a network without memory, DataError when
+    calibration fails, ExportError when a graph cannot be traced or built or loses too much, and ParityError when
+    one does not compute what torch computes.
     """
     if model.config.layers == 0:
         raise ConfigError(
@@ -94,6 +95,7 @@ def export(model: CnnLstm, output: Path, *, clips: int, progress: Progress = pri
     for name, file in files.items():
         progress(f"Measuring {name} on {clips} test clips")
         accuracy[name] = score(backend_answer(file, spec), evaluation_clips(model, clips))
+    _check_accuracy(accuracy, budget)
     progress("Packing, and replaying the bundle in a fresh process")
     pack(output, spec, files, golden, accuracy)
     return Exported({name: len(file) for name, file in files.items()}, parity, accuracy, plan)
@@ -128,6 +130,17 @@ def backend_answer(graph: bytes, spec: ModelSpec) -> Callable[[NDArray[np.uint8]
         return classes, boxes
 
     return answer
+
+
+def _check_accuracy(accuracy: dict[str, Scores], budget: float) -> None:
+    for name, scores in accuracy.items():
+        lost = max(accuracy["fp32"].visible - scores.visible, accuracy["fp32"].hidden - scores.hidden)
+        if lost > budget:
+            raise ExportError(
+                f"graph {name!r} loses {lost:.2%} of accuracy to quantization",
+                expected=f"at most {budget:.2%}",
+                fix="train for longer, or allow more with --budget",
+            )
 
 
 def pack(output: Path, spec: ModelSpec, files: dict[str, bytes], golden: Golden, accuracy: dict[str, Scores]) -> None:

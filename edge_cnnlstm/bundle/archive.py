@@ -38,7 +38,8 @@ def decode(data: bytes) -> dict[str, bytes]:
             stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
             if len(set(names)) != len(names) or len(names) > MAXIMUM_MEMBERS or not stored:
                 raise damaged(f"an archive of {len(names)} members with repeated names or compression")
-            # Stored members cannot be larger than the file, so a forged size cannot exhaust the memory.
+            if sum(entry.file_size for entry in entries) > len(data):
+                raise damaged("an archive whose members claim more bytes than it has")
             members = {name: archive.read(name) for name in names}
     except BundleError:
         raise

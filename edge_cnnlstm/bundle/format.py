@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -26,8 +27,10 @@ class Bundle:
 
     @cached_property
     def golden(self) -> golden.Golden:
-        """The golden rollout."""
-        return golden.parse(self.members[GOLDEN])
+        """The golden rollout; raises BundleError when it is not about this model."""
+        rollout = golden.parse(self.members[GOLDEN])
+        golden.check(rollout, self.manifest.model, (graph.name for graph in self.manifest.graphs))
+        return rollout
 
     def graph(self, name: str) -> bytes:
         """Return the ONNX file of the graph called `name`; raises BundleError when there is none."""
@@ -41,9 +44,12 @@ def read(path: Path | str) -> Bundle:
     """
     path = Path(path)
     try:
-        size = path.stat().st_size
-        if size > archive.MAXIMUM_BYTES:
-            raise BundleError(f"{path}: {size} bytes", expected="at most 1 GiB", fix="this is not a bundle")
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode) or found.st_size > archive.MAXIMUM_BYTES:
+            kind = f"{found.st_size} bytes" if stat.S_ISREG(found.st_mode) else "not a file"
+            raise BundleError(
+                f"cannot read {path}: {kind}", expected="a bundle file of at most 1 GiB", fix="check the path"
+            )
         data = path.read_bytes()
     except OSError as error:
         raise BundleError(

@@ -6,13 +6,14 @@ It travels inside the bundle, so that wherever the bundle arrives, an engine can
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_cnnlstm.bundle import archive
+from edge_cnnlstm.spec import ModelSpec
 
 Arrays = Mapping[str, NDArray[np.generic]]
 
@@ -40,17 +41,37 @@ def dump(golden: Golden) -> bytes:
 
 
 def parse(data: bytes) -> Golden:
-    """Read a rollout. Raises BundleError when an array is missing or cannot be read."""
-    try:
-        arrays = {name.removesuffix(".npy"): _array(member) for name, member in archive.decode(data).items()}
-        expected: dict[str, dict[str, NDArray[np.generic]]] = {}
-        frames, resets = arrays.pop("frames"), arrays.pop("resets")
-        for name, array in arrays.items():
-            graph, _, tensor = name.partition("/")
-            expected.setdefault(graph, {})[tensor] = array
-    except (ValueError, KeyError, EOFError) as error:
-        raise archive.damaged(f"a golden rollout that cannot be read ({error})") from error
-    return Golden(frames.astype(np.uint8), resets.astype(np.bool_), expected)
+    """Read a rollout. Raises BundleError when an array is missing, cannot be read, or is of the wrong kind."""
+    members = archive.decode(data)
+    if not all(name.endswith(".npy") for name in members):
+        raise archive.damaged(f"a golden rollout with members {sorted(members)}")
+    arrays = {name.removesuffix(".npy"): _array(name, member) for name, member in members.items()}
+    for name in ("frames", "resets"):
+        if name not in arrays:
+            raise archive.damaged(f"a golden rollout without {name!r}")
+    frames, resets = arrays.pop("frames"), arrays.pop("resets")
+    if frames.dtype != np.uint8 or frames.ndim != 4 or 0 in frames.shape or frames.shape[3] != 3:
+        raise archive.damaged(f"a golden rollout whose frames are {frames.dtype} {frames.shape}")
+    if resets.dtype != np.bool_ or resets.shape != frames.shape[:1]:
+        raise archive.damaged(f"a golden rollout whose resets are {resets.dtype} {resets.shape}")
+    expected: dict[str, dict[str, NDArray[np.generic]]] = {}
+    for name, array in arrays.items():
+        graph, _, tensor = name.partition("/")
+        expected.setdefault(graph, {})[tensor] = array
+    return Golden(frames.view(np.uint8), resets.view(np.bool_), expected)
+
+
+def check(golden: Golden, spec: ModelSpec, graphs: Iterable[str]) -> None:
+    """Raise BundleError unless the rollout is about this model: every graph, output and state, in its shape."""
+    if golden.frames.shape[1:] != spec.frame.shape[1:]:
+        raise archive.damaged(f"a golden rollout with frames of {golden.frames.shape[1:]}, not {spec.frame.shape[1:]}")
+    wanted = {output.name: (len(golden.frames), *output.shape[1:]) for output in spec.outputs}
+    wanted |= {pair.output: pair.shape for pair in spec.states}
+    for graph in graphs:
+        course = golden.expected.get(graph, {})
+        found = {name: array.shape for name, array in course.items()}
+        if found != wanted or any(array.dtype != np.float32 for array in course.values()):
+            raise archive.damaged(f"a golden rollout that says {found} of graph {graph!r}, not {wanted}")
 
 
 def _npy(array: NDArray[np.generic]) -> bytes:
@@ -59,6 +80,9 @@ def _npy(array: NDArray[np.generic]) -> bytes:
     return buffer.getvalue()
 
 
-def _array(data: bytes) -> NDArray[np.generic]:
-    array: NDArray[np.generic] = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+def _array(name: str, data: bytes) -> NDArray[np.generic]:
+    try:
+        array: NDArray[np.generic] = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+    except Exception as error:
+        raise archive.damaged(f"a golden rollout whose {name!r} cannot be read ({error})") from error
     return array

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import re
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from edge_cnnlstm.bundle.archive import damaged
-from edge_cnnlstm.errors import BundleError
+from edge_cnnlstm.errors import BundleError, ConfigError
 from edge_cnnlstm.spec import ModelSpec
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
 FORMAT_VERSION = 1
+_AGAIN = "export the bundle again"
+_MEMBER_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*", re.ASCII)
 Dialect = Literal["portable", "onnxruntime", "tensorrt"]
 
 
@@ -48,6 +52,12 @@ class Graph:
     precision: str
     tolerance: float
     accuracy: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.tolerance < math.inf:
+            raise ConfigError(
+                f"graph {self.name!r} has tolerance {self.tolerance}", expected="a finite number above 0", fix=_AGAIN
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +105,23 @@ def parse(data: bytes) -> Manifest:
     from pydantic import ValidationError  # here, so that importing the runtime loads numpy alone
 
     try:
-        manifest = _reader().validate_json(data)
+        manifest = _reader().validate_json(data, strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         raise damaged(f"manifest field {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    except ConfigError as error:
+        raise damaged(f"a manifest that contradicts itself: {error.found}, expected {error.expected}") from error
+    _check_names(manifest)
     return manifest
+
+
+def _check_names(manifest: Manifest) -> None:
+    graphs = [graph.name for graph in manifest.graphs]
+    if not graphs or len(set(graphs)) != len(graphs):
+        raise damaged(f"a manifest with graphs {graphs}, not each name once")
+    for name in manifest.members:
+        if not _MEMBER_NAME.fullmatch(name):
+            raise damaged(f"a manifest with a member {name!r}, not a plain relative path")
 
 
 @cache

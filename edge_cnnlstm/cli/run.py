@@ -59,13 +59,14 @@ def run(
             sinks.append(JsonLines(stack.enter_context(predictions.open("w"))))
         pipeline = Pipeline(frames, stream, _policy(policy, paced=rate is not None, live=frames.live))
         stack.callback(pipeline.close)
-        live = stack.enter_context(Live(console=console, transient=True)) if not json and console.is_terminal else None
+        latest: Prediction | None = None
+        if not json and console.is_terminal:
+            # Drawn four times a second by a thread of its own, not once a frame by this one.
+            stack.enter_context(Live(get_renderable=lambda: _status(latest, stream), console=console, transient=True))
         with _stopped_by_sigterm(pipeline):
-            for _, prediction in pipeline:
+            for _, latest in pipeline:
                 for sink in sinks:
-                    sink.write(prediction)
-                if live is not None:
-                    live.update(_status(prediction, stream))
+                    sink.write(latest)
     report = _report(stream, pipeline.counts, rate, bundle, source)
     if not json:
         console.print(_latency_table(report))
@@ -94,7 +95,9 @@ def _stopped_by_sigterm(pipeline: Pipeline) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _status(prediction: Prediction, stream: Stream) -> Text:
+def _status(prediction: Prediction | None, stream: Stream) -> Text:
+    if prediction is None:
+        return Text("waiting for the first frame")
     said = "  ".join(
         f"{name} [bold]{answer.label}[/] {answer.score:.0%}"
         if isinstance(answer, Classification)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,13 +12,16 @@ from edge_cnnlstm.runtime.frame import Pixels, Placement
 from edge_cnnlstm.runtime.optional import load_cv2
 from edge_cnnlstm.spec import FitMode, ModelSpec
 
+PADDING = 128
+"""Mid-grey, which the network sees as zero."""
+
 
 @dataclass(frozen=True, slots=True)
 class Fit:
     """The network's frame size in pixels, and how other sizes are brought to it.
 
     `stretch` scales each axis on its own; `crop` scales to fill and cuts the middle out; `letterbox` scales to
-    fit inside and pads with mid-grey, which the network sees as zero.
+    fit inside and pads with mid-grey.
     """
 
     height: int
@@ -30,13 +34,10 @@ class Fit:
         return cls(spec.height, spec.width, spec.fit)
 
     def place(self, height: int, width: int) -> Placement:
-        """Return where an image of this size lands."""
-        scale_x, scale_y = self.width / width, self.height / height
-        if self.mode == "crop":
-            scale_x = scale_y = max(scale_x, scale_y)
-        elif self.mode == "letterbox":
-            scale_x = scale_y = min(scale_x, scale_y)
-        return Placement(scale_x, scale_y, (self.width - width * scale_x) / 2, (self.height - height * scale_y) / 2)
+        """Return where an image of this size lands, exactly, whole pixels and all."""
+        source, target = self._rectangles(height, width)
+        scale_x, scale_y = target.width / source.width, target.height / source.height
+        return Placement(scale_x, scale_y, target.left - source.left * scale_x, target.top - source.top * scale_y)
 
     def apply(self, image: Pixels) -> tuple[Pixels, Placement]:
         """Fit an image, uint8 [height, width, 3]; a new array unless the size is right already.
@@ -44,38 +45,71 @@ class Fit:
         Shrinking averages over areas, so that fine texture does not alias into something the network never
         saw. Raises FrameError for anything that is not an image of at least one pixel.
         """
+        if not isinstance(image, np.ndarray):
+            raise _no_image(type(image).__name__)
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-            raise FrameError(
-                f"an image of {image.dtype} {image.shape}",
-                expected="uint8 [height, width, 3] with at least one pixel",
-                fix="convert grey or four-channel images to RGB first",
-            )
+            raise _no_image(f"{image.dtype} {image.shape}")
         height, width = image.shape[:2]
         placement = self.place(height, width)
         if (height, width) == (self.height, self.width):
             return image, placement
-        if self.mode == "letterbox":
-            return self._letterbox(image, placement), placement
+        source, target = self._rectangles(height, width)
+        fitted = _resize(image[source.slices], target.height, target.width)
+        if self.mode != "letterbox":
+            return fitted, placement
+        canvas = np.full((self.height, self.width, 3), PADDING, np.uint8)
+        canvas[target.slices] = fitted
+        return canvas, placement
+
+    def _rectangles(self, height: int, width: int) -> tuple[_Rectangle, _Rectangle]:
+        """Return the part of the image that is used, and the part of the frame that it fills."""
+        scales = self.width / width, self.height / height
         if self.mode == "crop":
-            image = self._middle(image, placement)
-        return self._resize(image, self.height, self.width), placement
+            scale = max(scales)
+            return (
+                _centred(round(self.width / scale), round(self.height / scale), within=(width, height)),
+                _Rectangle(0, 0, self.width, self.height),
+            )
+        if self.mode == "letterbox":
+            scale = min(scales)
+            return (
+                _Rectangle(0, 0, width, height),
+                _centred(round(width * scale), round(height * scale), within=(self.width, self.height)),
+            )
+        return _Rectangle(0, 0, width, height), _Rectangle(0, 0, self.width, self.height)
 
-    def _middle(self, image: Pixels, placement: Placement) -> Pixels:
-        left, top = (round(-offset / placement.scale_x) for offset in (placement.offset_x, placement.offset_y))
-        height, width = image.shape[:2]
-        return image[top : height - top, left : width - left]
 
-    def _letterbox(self, image: Pixels, placement: Placement) -> Pixels:
-        top, left = round(placement.offset_y), round(placement.offset_x)
-        canvas = np.full((self.height, self.width, 3), 128, np.uint8)
-        canvas[top : self.height - top, left : self.width - left] = self._resize(
-            image, self.height - 2 * top, self.width - 2 * left
-        )
-        return canvas
+class _Rectangle(NamedTuple):
+    left: int
+    top: int
+    width: int
+    height: int
 
-    @staticmethod
-    def _resize(image: Pixels, height: int, width: int) -> Pixels:
-        cv2 = load_cv2()
-        shrinks = image.shape[0] >= height and image.shape[1] >= width
-        resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-        return np.asarray(resized, np.uint8)
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
+
+
+def _centred(width: int, height: int, within: tuple[int, int]) -> _Rectangle:
+    """Return a rectangle of at least one pixel in the middle of a larger one."""
+    width, height = (min(max(1, side), outer) for side, outer in zip((width, height), within, strict=True))
+    return _Rectangle((within[0] - width) // 2, (within[1] - height) // 2, width, height)
+
+
+def _resize(image: Pixels, height: int, width: int) -> Pixels:
+    """Shrink by averaging, then grow by interpolating: OpenCV's averaging works only where nothing grows."""
+    cv2 = load_cv2()
+    shrunk = min(width, image.shape[1]), min(height, image.shape[0])
+    if shrunk != (image.shape[1], image.shape[0]):
+        image = cv2.resize(image, shrunk, interpolation=cv2.INTER_AREA)
+    if shrunk != (width, height):
+        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+    return np.ascontiguousarray(image)
+
+
+def _no_image(found: str) -> FrameError:
+    return FrameError(
+        f"an image of {found}",
+        expected="uint8 [height, width, 3] with at least one pixel",
+        fix="convert grey or four-channel images to RGB first",
+    )

@@ -34,11 +34,17 @@ def open_stream(
     """
     if backend not in BACKENDS:
         raise ConfigError(f"backend {backend!r}", expected=f"one of {', '.join(BACKENDS)}", fix="choose one of these")
+    if not isinstance(threads, int) or threads < 1:
+        raise ConfigError(f"{threads!r} threads", expected="a whole number of at least 1", fix="change threads")
     bundle = bundle_format.read(path)
     chosen = bundle.manifest.graph(graph) if graph else preferred_graph(bundle.manifest)
     engine: Backend = OnnxRuntimeBackend(bundle.graph(chosen.name), bundle.manifest.model, threads=threads)
-    prove(engine, bundle.golden, bundle.golden.expected[chosen.name], chosen.tolerance)
-    return Stream(engine, deadline_ms=deadline_ms)
+    try:
+        prove(engine, bundle.golden, bundle.golden.expected[chosen.name], chosen.tolerance)
+        return Stream(engine, deadline_ms=deadline_ms)
+    except BaseException:
+        engine.close()
+        raise
 
 
 def preferred_graph(manifest: Manifest, backend: str = "onnxruntime") -> Graph:

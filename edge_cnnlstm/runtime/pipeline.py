@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from edge_cnnlstm.errors import ConfigError
+from edge_cnnlstm.errors import ClosedError, ConfigError
 from edge_cnnlstm.runtime.frame import Frame
 from edge_cnnlstm.runtime.prediction import Prediction
 from edge_cnnlstm.runtime.sources.base import Source
@@ -16,6 +16,7 @@ from edge_cnnlstm.runtime.stream import Stream
 
 Policy = Literal["newest", "every"]
 QUEUE_FRAMES = 32
+JOIN_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +52,14 @@ class Pipeline:
         return Counts(produced, self._predicted, self._mailbox.dropped)
 
     def __iter__(self) -> Iterator[tuple[Frame, Prediction]]:
+        if self._thread.ident is not None or self._mailbox.closed:
+            raise ClosedError(
+                "a pipeline that was iterated before, or closed", expected="a new one", fix="make another Pipeline"
+            )
         self._thread.start()
         try:
             while (frame := self._mailbox.take()) is not None:
-                prediction = self._stream.step(frame)
-                self._predicted += 1
+                prediction = self._step(frame)
                 yield frame, prediction
         finally:
             self.close()
@@ -67,9 +71,19 @@ class Pipeline:
     def close(self) -> None:
         """Stop fetching; frames still waiting count as dropped. May be called twice."""
         self._mailbox.close()
-        if self._thread.is_alive():
-            self._thread.join(timeout=5)
-        self._source.close()
+        if self._thread.ident is None:
+            self._source.close()
+        else:
+            self._thread.join(timeout=JOIN_SECONDS)
+
+    def _step(self, frame: Frame) -> Prediction:
+        try:
+            prediction = self._stream.step(frame)
+        except BaseException:
+            self._mailbox.dropped += 1
+            raise
+        self._predicted += 1
+        return prediction
 
     def _fetch(self) -> None:
         error: BaseException | None = None
@@ -79,6 +93,8 @@ class Pipeline:
                     break
         except BaseException as raised:  # noqa: BLE001 - handed to the consumer, which raises it
             error = raised
+        # The thread that reads is the one that releases: a camera released under a read crashes OpenCV.
+        self._source.close()
         self._mailbox.finish(error)
 
 
@@ -92,7 +108,7 @@ class _Mailbox:
         self._replace = replace
         self._frames: deque[Frame] = deque()
         self._changed = threading.Condition()
-        self._closed = False
+        self.closed = False
         self._stopped = False
         self._finished = False
         self._error: BaseException | None = None
@@ -101,9 +117,9 @@ class _Mailbox:
         """Leave a frame, waiting for room or replacing the oldest; False once nobody will take it."""
         with self._changed:
             self.produced += 1
-            while not self._closed and not self._replace and len(self._frames) == self._capacity:
+            while not self.closed and not self._replace and len(self._frames) == self._capacity:
                 self._changed.wait()
-            if self._closed:
+            if self.closed:
                 self.dropped += 1
                 return False
             if len(self._frames) == self._capacity:
@@ -122,8 +138,9 @@ class _Mailbox:
     def take(self) -> Frame | None:
         """Wait for a frame; None at the end. Raises the source's error after its last frame."""
         with self._changed:
-            while not (self._frames or self._finished or self._closed or self._stopped):
-                self._changed.wait()
+            while not (self._frames or self._finished or self.closed or self._stopped):
+                # With a limit, because a signal handler may call `stop` between the look and the wait.
+                self._changed.wait(timeout=0.25)
             if self._stopped:
                 return None
             if self._frames:
@@ -143,7 +160,7 @@ class _Mailbox:
     def close(self) -> None:
         """Stop both sides; what still waits is dropped."""
         with self._changed:
-            self._closed = True
+            self.closed = True
             self.dropped += len(self._frames)
             self._frames.clear()
             self._changed.notify_all()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,7 @@ class Classification:
 
     label: str
     score: float
-    scores: NDArray[np.float32]
+    scores: NDArray[np.float32] = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +129,15 @@ def _track(head: HeadSpec, spec: ModelSpec) -> Decoder:
             width=width * spec.width / placement.scale_x,
             height=height * spec.height / placement.scale_y,
         )
-        return Track(box, presence=float(1 / (1 + np.exp(-outputs[presence_name][0, 0]))))
+        return Track(box, presence=_sigmoid(float(outputs[presence_name][0, 0])))
 
     return decode
+
+
+def _sigmoid(logit: float) -> float:
+    """Return 1 / (1 + exp(−logit)) without overflow on either side."""
+    power = math.exp(-abs(logit))
+    return 1 / (1 + power) if logit >= 0 else power / (1 + power)
 
 
 _DECODERS: dict[str, Callable[[HeadSpec, ModelSpec], Decoder]] = {"classify": _classify, "track": _track}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_cnnlstm.errors import ClosedError, FrameError
+from edge_cnnlstm.errors import BackendError, ClosedError, ConfigError, FrameError
 from edge_cnnlstm.runtime.backends.base import Backend
 from edge_cnnlstm.runtime.fit import Fit
 from edge_cnnlstm.runtime.frame import Frame, Pixels
@@ -35,6 +36,8 @@ class Stream:
     def __init__(self, backend: Backend, *, deadline_ms: float | None = None) -> None:
         self.spec: ModelSpec = backend.spec
         self.fit = Fit.of(backend.spec)
+        if deadline_ms is not None and not 0 < deadline_ms < math.inf:
+            raise ConfigError(f"a deadline of {deadline_ms} ms", expected="a finite time above 0", fix="change it")
         self.latency = LatencyRecorder(None if deadline_ms is None else round(deadline_ms * 1e6))
         self.resets: Counter[str] = Counter()
         self.backend = backend
@@ -43,22 +46,27 @@ class Stream:
         self._next_index = 0
         self._fresh = True
         self._closed = False
-        self._warm_up()
+        try:
+            self._warm_up()
+        except BaseException:
+            self.close()
+            raise
 
     def step(self, frame: Frame | Pixels) -> Prediction:
         """Advance by one frame: uint8 [height, width, 3] RGB of exactly the network's size, or a Frame of it.
 
         Raises FrameError for any other array and BackendError when the engine fails; either leaves the memory
-        bit for bit as it was.
+        bit for bit as it was. BackendError too when the network answers NaN or infinity; the memory is then
+        emptied, because what poisoned the answer would poison every one after it.
         """
-        if self._closed:
-            raise ClosedError("a closed stream", expected="an open one", fix="open the bundle again")
+        self._check_open()
         if not isinstance(frame, Frame):
             frame = Frame(frame, self._next_index, time.monotonic_ns())
         self._check(frame.pixels)
         begun = time.monotonic_ns()
         outputs = self.backend.infer(frame.pixels)
         inferred = time.monotonic_ns()
+        self._check_finite(outputs)
         answers = {name: decode(outputs, frame.placement) for name, decode in self._decoders.items()}
         decided = time.monotonic_ns()
         timings = Timings(
@@ -75,18 +83,21 @@ class Stream:
 
     def reset(self, reason: str = "requested") -> None:
         """Forget everything seen so far. The next prediction says so."""
+        self._check_open()
         self.backend.reset()
         self.resets[reason] += 1
         self._fresh = True
 
     def snapshot(self) -> dict[str, NDArray[np.generic]]:
         """Return a copy of the memory; it is the caller's."""
+        self._check_open()
         return self.backend.snapshot()
 
     def restore(self, snapshot: Mapping[str, NDArray[np.generic]]) -> None:
         """Set the memory to a snapshot of the same model; raises BackendError when it does not fit."""
+        self._check_open()
         self.backend.restore(snapshot)
-        self._fresh = False
+        self._fresh = not any(array.any() for array in snapshot.values())
 
     def close(self) -> None:
         """Release the engine; may be called twice."""
@@ -107,6 +118,20 @@ class Stream:
         for _ in range(WARM_UP_STEPS):
             self.backend.infer(blank)
         self.backend.reset()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedError("a closed stream", expected="an open one", fix="open the bundle again")
+
+    def _check_finite(self, outputs: Mapping[str, NDArray[Any]]) -> None:
+        for name, values in outputs.items():
+            if not np.isfinite(values).all():
+                self.reset("not finite")
+                raise BackendError(
+                    f"output {name!r} holds NaN or infinity",
+                    expected="finite numbers",
+                    fix="the memory was emptied: go on with the next frame; if it happens again, the weights are bad",
+                )
 
     def _check(self, pixels: Any) -> None:
         if isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8 and pixels.shape == self._shape:

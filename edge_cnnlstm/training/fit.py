@@ -18,7 +18,7 @@ from edge_cnnlstm.training.config import ModelConfig
 from edge_cnnlstm.training.data.clips import ClipBatches, Stage
 from edge_cnnlstm.training.model import CnnLstm, State
 
-CURRICULUM = (Stage(frames=3, clips=64, batches=400), Stage(frames=16, clips=32, batches=220))
+CURRICULUM = (Stage(frames=3, clips=64, batches=250), Stage(frames=16, clips=24, batches=360))
 """First short clips, in which the digit is in plain sight: the convolutions learn what a digit is in a fraction
 of the time. Then whole clips, in which the memory learns to keep it."""
 
@@ -29,12 +29,16 @@ MINIMUM_BATCHES = 8
 
 @dataclass(frozen=True, slots=True)
 class FitConfig:
-    """How to train: the peak learning rate of a one-cycle schedule, AdamW's weight decay, and the seed."""
+    """How to train.
 
-    learning_rate: float = 3e-3
+    `learning_rate` is the peak of a one-cycle schedule and `weight_decay` AdamW's. `carry` is the share of clips
+    that begin with what another clip left in the memory, as a stream does at a scene cut.
+    """
+
+    learning_rate: float = 4e-3
     weight_decay: float = 0.02
     gradient_clip: float = 1.0
-    carry: float = 0.5
+    carry: float = 0.75
     seed: int = 0
     curriculum: tuple[Stage, ...] = CURRICULUM
 
@@ -73,7 +77,7 @@ class Training(lightning.LightningModule):  # type: ignore[misc]  # skipped: its
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _carried_state(self, clips: int) -> State:
-        """Start a share of the clips from what another clip left behind, as a stream does at a scene cut.
+        """Start a share of the clips from what another clip left behind.
 
         A network that only ever starts from zeros never learns to let go of what it remembers.
         """

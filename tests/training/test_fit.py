@@ -54,7 +54,7 @@ def test_a_diverged_loss_stops_the_training_and_names_the_batch() -> None:
         Training(model, QUICK, 5).training_step((torch.zeros(2, 3, 64, 64, 3, dtype=torch.uint8), truth), 7)
 
 
-def test_about_half_of_the_clips_begin_with_what_another_clip_left_behind() -> None:
+def test_three_clips_in_four_begin_with_what_another_clip_left_behind() -> None:
     torch.manual_seed(0)
     training = Training(CnnLstm(preset_config("nano", HEADS)), QUICK, 5)
     left = State(torch.rand(1, 400, 96) + 1, torch.rand(1, 400, 96) + 1)
@@ -63,7 +63,7 @@ def test_about_half_of_the_clips_begin_with_what_another_clip_left_behind() -> N
     carried = training._carried_state(400)
 
     kept = carried.h[0].abs().sum(dim=1) > 0
-    assert 0.4 < kept.float().mean() < 0.6
+    assert 0.65 < kept.float().mean() < 0.85
     assert torch.equal(carried.h[:, kept], left.h.roll(1, dims=1)[:, kept])
     assert torch.equal(kept, carried.c[0].abs().sum(dim=1) > 0)
     assert training._carried_state(8).h.abs().sum() == 0
@@ -72,7 +72,7 @@ def test_about_half_of_the_clips_begin_with_what_another_clip_left_behind() -> N
 def test_a_shortened_curriculum_keeps_its_stages() -> None:
     stages = shortened(FitConfig(), 62).curriculum
 
-    assert [stage.batches for stage in stages] == [40, 22]
+    assert [stage.batches for stage in stages] == [25, 36]
     assert [stage.batches for stage in shortened(FitConfig(), 2).curriculum] == [1, 1]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,6 +33,8 @@ class OnnxRuntimeBackend:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        # A graph may name files to read weights from, in whatever folder we run. Only what was verified counts.
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
         try:
             self._session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # pybind raises a dozen unrelated types, RuntimeError among them
@@ -74,6 +77,7 @@ class OnnxRuntimeBackend:
     def close(self) -> None:
         self._bindings.clear()
         self._session = None
+        self._state.release()
 
     def _bind(self, *, reads: int, writes: int) -> Any:
         binding = self._session.io_binding()

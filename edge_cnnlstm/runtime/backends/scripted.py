@@ -39,7 +39,7 @@ class ScriptedBackend:
         if self._closed:
             raise ClosedError("a closed backend", expected="an open one", fix="open the bundle again")
         state = self._state
-        outputs, after = self._script(pixels, state.buffers(state.side))
+        outputs, after = self._script(pixels, state.snapshot())
         for name, value in after.items():
             np.copyto(state.buffers(1 - state.side)[name], value)
         step, self._steps = self._steps, self._steps + 1
@@ -61,3 +61,4 @@ class ScriptedBackend:
 
     def close(self) -> None:
         self._closed = True
+        self._state.release()

@@ -17,11 +17,11 @@ class JsonLines:
     def write(self, prediction: Prediction) -> None:
         """Write one line: frame index, capture time in monotonic ns, timings in ms, and every head's answer."""
         record = {
+            **{name: _plain(answer) for name, answer in prediction.answers.items()},
             "frame": prediction.frame_index,
             "captured_ns": prediction.captured_ns,
             "first_after_reset": prediction.first_after_reset,
             "ms": {name: round(value / 1e6, 4) for name, value in prediction.timings._asdict().items()},
-            **{name: _plain(answer) for name, answer in prediction.answers.items()},
         }
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()

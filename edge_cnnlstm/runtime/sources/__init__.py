@@ -6,7 +6,7 @@ from pathlib import Path
 
 from edge_cnnlstm.errors import SourceError
 from edge_cnnlstm.runtime.fit import Fit
-from edge_cnnlstm.runtime.sources.base import Source
+from edge_cnnlstm.runtime.sources.base import Pace, Source
 from edge_cnnlstm.runtime.sources.camera import CameraSource
 from edge_cnnlstm.runtime.sources.folder import FolderSource
 from edge_cnnlstm.runtime.sources.video import VideoSource
@@ -29,12 +29,14 @@ def open_source(address: str, *, fit: Fit | None = None, rate: float | None = No
 
     Raises SourceError when it is none of these or cannot be opened.
     """
+    if rate is not None:
+        Pace(rate)  # refuses a rate that is none, for live sources too
     if address.startswith("/dev/"):
         return CameraSource(address, fit=fit, rate=rate)
     if "://" in address:
         return VideoSource(address, fit=fit)
     path = Path(address)
-    if path.is_dir():
+    if address and path.is_dir():
         return FolderSource(path, fit=fit, rate=rate)
     if path.is_file():
         return VideoSource(address, fit=fit, rate=rate)

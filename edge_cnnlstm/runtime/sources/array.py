@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from edge_cnnlstm.runtime.fit import Fit
 from edge_cnnlstm.runtime.frame import Frame, Pixels
-from edge_cnnlstm.runtime.sources.base import frames_from
+from edge_cnnlstm.runtime.sources.base import closed_source, frames_from
 
 
 class ArraySource:
@@ -18,9 +18,13 @@ class ArraySource:
         self._images = images
         self._fit = fit
         self._rate = rate
+        self._closed = False
 
     def __iter__(self) -> Iterator[Frame]:
+        if self._closed:
+            raise closed_source("an array")
         return frames_from(self._images, fit=self._fit, rate=self._rate)
 
     def close(self) -> None:
         self._images = ()
+        self._closed = True

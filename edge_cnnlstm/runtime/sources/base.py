@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from edge_cnnlstm.errors import ConfigError
+from edge_cnnlstm.errors import ClosedError, ConfigError
 from edge_cnnlstm.runtime.fit import Fit
 from edge_cnnlstm.runtime.frame import Frame, Pixels, Placement
 
@@ -25,7 +25,7 @@ class Source(Protocol):
     def __iter__(self) -> Iterator[Frame]: ...
 
     def close(self) -> None:
-        """Release the device or file; may be called twice, and ends an iteration in another thread."""
+        """Release the device or file; may be called twice, but not while another thread reads."""
 
 
 class Pace:
@@ -49,6 +49,11 @@ class Pace:
         while (left := due - time.monotonic_ns()) > 0:
             time.sleep(left / 1e9)
         return due
+
+
+def closed_source(name: object) -> ClosedError:
+    """Return the error for iterating a source after it was closed."""
+    return ClosedError(f"{name}, which was closed", expected="an open source", fix="open it again")
 
 
 def frames_from(

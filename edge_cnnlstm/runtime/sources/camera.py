@@ -8,7 +8,7 @@ from edge_cnnlstm.errors import SourceError
 from edge_cnnlstm.runtime.fit import Fit
 from edge_cnnlstm.runtime.frame import Frame, Pixels
 from edge_cnnlstm.runtime.optional import load_cv2
-from edge_cnnlstm.runtime.sources.base import frames_from
+from edge_cnnlstm.runtime.sources.base import closed_source, frames_from
 from edge_cnnlstm.runtime.sources.video import open_capture
 
 
@@ -30,6 +30,8 @@ class CameraSource:
             self._capture.set(load_cv2().CAP_PROP_FPS, rate)
 
     def __iter__(self) -> Iterator[Frame]:
+        if self._closed:
+            raise closed_source(self.device)
         return frames_from(self._images(), fit=self._fit, bgr=True)
 
     def close(self) -> None:

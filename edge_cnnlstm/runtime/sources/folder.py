@@ -9,7 +9,7 @@ from edge_cnnlstm.errors import SourceError
 from edge_cnnlstm.runtime.fit import Fit
 from edge_cnnlstm.runtime.frame import Frame, Pixels
 from edge_cnnlstm.runtime.optional import load_cv2
-from edge_cnnlstm.runtime.sources.base import frames_from
+from edge_cnnlstm.runtime.sources.base import closed_source, frames_from
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 
@@ -23,9 +23,11 @@ class FolderSource:
     live = False
 
     def __init__(self, folder: Path, *, fit: Fit | None = None, rate: float | None = None) -> None:
-        self._paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+        self._paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES)
+        self._folder = folder
         self._fit = fit
         self._rate = rate
+        self._closed = False
         if not self._paths:
             raise SourceError(
                 f"no image in {folder}",
@@ -34,15 +36,28 @@ class FolderSource:
             )
 
     def __iter__(self) -> Iterator[Frame]:
+        if self._closed:
+            raise closed_source(self._folder)
         return frames_from(self._images(), fit=self._fit, rate=self._rate, bgr=True)
 
     def close(self) -> None:
-        self._paths = []
+        self._closed = True
 
     def _images(self) -> Iterator[Pixels]:
         cv2 = load_cv2()
-        for path in list(self._paths):
-            image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        for path in self._paths:
+            if self._closed:
+                return
+            try:
+                image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+            except cv2.error as error:
+                raise _undecodable(path) from error
             if image is None:
-                raise SourceError(f"{path} cannot be decoded", expected="an image", fix="remove or replace the file")
+                raise _undecodable(path)
             yield image
+
+
+def _undecodable(path: Path) -> SourceError:
+    return SourceError(
+        f"{path} cannot be decoded", expected="an image that OpenCV decodes", fix="remove or replace the file"
+    )

@@ -10,7 +10,7 @@ from edge_cnnlstm.errors import SourceError
 from edge_cnnlstm.runtime.fit import Fit
 from edge_cnnlstm.runtime.frame import Frame, Pixels
 from edge_cnnlstm.runtime.optional import load_cv2
-from edge_cnnlstm.runtime.sources.base import frames_from
+from edge_cnnlstm.runtime.sources.base import closed_source, frames_from
 
 
 class VideoSource:
@@ -30,6 +30,8 @@ class VideoSource:
         self._capture = open_capture(address)
 
     def __iter__(self) -> Iterator[Frame]:
+        if not self._capture.isOpened():
+            raise closed_source(self.address)
         return frames_from(self._images(), fit=self._fit, rate=self._rate, bgr=True)
 
     def close(self) -> None:
@@ -39,6 +41,12 @@ class VideoSource:
         count = 0
         while self._capture.isOpened():
             read, image = self._capture.read()
+            if not read and self.live and self._capture.isOpened():
+                raise SourceError(
+                    f"{self.address} stopped delivering frames",
+                    expected="a frame at every read",
+                    fix="check the network and the camera, then open it again",
+                )
             if not read:
                 break
             count += 1

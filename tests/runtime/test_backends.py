@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge_cnnlstm.errors import BackendError
+from edge_cnnlstm.runtime.backends.base import Arrays, Backend
+from edge_cnnlstm.runtime.backends.ort import OnnxRuntimeBackend
+from edge_cnnlstm.runtime.backends.scripted import Script, ScriptedBackend
+from edge_cnnlstm.runtime.frame import Pixels
+from edge_cnnlstm.spec import ModelSpec, StatePair, TensorSpec
+from tests.conftest import tiny_frames
+from tests.runtime.backend_contract import BackendContract, assert_same
+
+
+class TestOnnxRuntime(BackendContract):
+    def backend(self) -> Backend:
+        return OnnxRuntimeBackend(self.onnx, self.spec)
+
+
+class TestScripted(BackendContract):
+    tolerance = 1e-6
+
+    def backend(self) -> Backend:
+        return ScriptedBackend(self.spec, self.script)
+
+
+def test_outputs_are_overwritten_by_the_next_step(tiny_onnx: bytes, tiny_spec: ModelSpec) -> None:
+    engine = OnnxRuntimeBackend(tiny_onnx, tiny_spec)
+    first, second = tiny_frames(2, seed=1)
+    outputs = engine.infer(first)
+    before = outputs["digit_logits"].copy()
+    again = engine.infer(second)
+    assert again["digit_logits"] is outputs["digit_logits"]
+    assert not np.array_equal(outputs["digit_logits"], before)
+
+
+def test_one_thread_or_two_compute_the_same(tiny_onnx: bytes, tiny_spec: ModelSpec) -> None:
+    one, two = (OnnxRuntimeBackend(tiny_onnx, tiny_spec, threads=threads) for threads in (1, 2))
+    for pixels in tiny_frames(5, seed=2):
+        assert_same(one.infer(pixels), two.infer(pixels))
+
+
+@pytest.mark.parametrize("graph", [b"", b"not an ONNX file", bytes(100)])
+def test_what_is_no_graph_is_refused(graph: bytes, tiny_spec: ModelSpec) -> None:
+    with pytest.raises(BackendError, match="refused the graph"):
+        OnnxRuntimeBackend(graph, tiny_spec)
+
+
+def test_a_cut_off_graph_is_refused(tiny_onnx: bytes, tiny_spec: ModelSpec) -> None:
+    with pytest.raises(BackendError):
+        OnnxRuntimeBackend(tiny_onnx[:-200], tiny_spec)
+
+
+@pytest.mark.parametrize("difference", ["frame size", "state shape", "state name", "output missing", "state type"])
+def test_a_graph_that_is_not_what_the_spec_says_is_refused(
+    tiny_onnx: bytes, tiny_spec: ModelSpec, difference: str
+) -> None:
+    h, c = tiny_spec.states
+    logits = tiny_spec.outputs[0]
+    specs = {
+        "frame size": replace(tiny_spec, frame=TensorSpec("frame", (1, 8, 9, 3), "uint8")),
+        "state shape": replace(tiny_spec, states=(h, replace(c, shape=(1, 1, 5)))),
+        "state name": replace(tiny_spec, states=(h, StatePair("d", "d_next", c.shape))),
+        "output missing": replace(tiny_spec, outputs=(logits,), heads=tiny_spec.heads[:1]),
+        "state type": replace(tiny_spec, states=(h, replace(c, dtype="uint8"))),
+    }
+    with pytest.raises(BackendError, match="inputs and outputs"):
+        OnnxRuntimeBackend(tiny_onnx, specs[difference])
+
+
+def test_a_failing_step_of_a_script_leaves_the_memory_alone(tiny_spec: ModelSpec, tiny_script: Script) -> None:
+    engine, spared = (ScriptedBackend(tiny_spec, tiny_script, fail_at=steps) for steps in ({2}, set()))  # type: ignore[arg-type]
+    frames = tiny_frames(5, seed=4)
+    for pixels in frames[:2]:
+        engine.infer(pixels)
+        spared.infer(pixels)
+    before = engine.snapshot()
+    with pytest.raises(BackendError, match="step 2"):
+        engine.infer(frames[2])
+    assert_same(engine.snapshot(), before)
+    for pixels in frames[3:]:
+        assert_same(engine.infer(pixels), spared.infer(pixels))
+
+
+def test_a_script_that_writes_into_its_state_cannot_spoil_a_failed_step(tiny_spec: ModelSpec) -> None:
+    def script(_: Pixels, state: Arrays) -> tuple[Arrays, Arrays]:
+        for array in state.values():
+            array.fill(1)
+        return {output.name: output.zeros() for output in tiny_spec.outputs}, state
+
+    engine = ScriptedBackend(tiny_spec, script, fail_at=frozenset({0}))
+    before = engine.snapshot()
+    with pytest.raises((BackendError, ValueError)):
+        engine.infer(tiny_frames(1, seed=0)[0])
+    assert_same(engine.snapshot(), before)
+
+
+@pytest.mark.parametrize("snapshot", [{"h": [0.0] * 4, "c": [0.0] * 4}, None, {"h": None, "c": None}])
+def test_a_snapshot_that_holds_no_arrays_is_refused(
+    tiny_spec: ModelSpec, tiny_script: Script, snapshot: object
+) -> None:
+    engine = ScriptedBackend(tiny_spec, tiny_script)
+    with pytest.raises(BackendError):
+        engine.restore(snapshot)  # type: ignore[arg-type]
+
+
+def test_weights_outside_the_verified_graph_are_never_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_onnx: bytes, tiny_spec: ModelSpec
+) -> None:
+    import onnx
+
+    model = onnx.load_from_string(tiny_onnx)
+    gates = next(tensor for tensor in model.graph.initializer if tensor.name == "gates")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "outside.bin").write_bytes(gates.raw_data)
+    gates.ClearField("raw_data")
+    gates.data_location = onnx.TensorProto.EXTERNAL
+    gates.external_data.add(key="location", value="outside.bin")
+    with pytest.raises(BackendError):
+        OnnxRuntimeBackend(model.SerializeToString(), tiny_spec)

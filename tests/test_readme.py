@@ -1,0 +1,116 @@
+"""The README says only what is true: its table is what was measured, and its commands and code run."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+RESULTS = re.search(r"\((benchmarks/results/demo-[\d-]+\.json)\)", README)
+
+
+def table(results: dict[str, dict[str, dict[str, float]]]) -> list[str]:
+    """The README's table of results, made from the demo's report."""
+    names = {
+        "fp32": "CNN-LSTM, FP32",
+        "int8": "CNN-LSTM, INT8 (ONNX Runtime)",
+        "int8_tensorrt": "CNN-LSTM, INT8 + FP16 (TensorRT dialect)",
+        "cnn_only": "the same CNN without memory",
+    }
+    rows = []
+    for key, name in names.items():
+        accuracy, tracking = results["accuracy"][key], results["tracking"][key]
+        rows.append(
+            f"| {name} | {accuracy['visible']:.1%} | {accuracy['hidden']:.1%} "
+            f"| {tracking['centre_error_px_visible']:.1f} px | {tracking['centre_error_px_hidden']:.1f} px |"
+        )
+    return rows
+
+
+def test_the_table_is_what_was_measured() -> None:
+    assert RESULTS is not None
+    results = json.loads((ROOT / RESULTS[1]).read_text())
+
+    for row in table(results):
+        assert row in README, "\n".join(["the README's table should hold:", *table(results)])
+    stream = results["stream"]
+    streamed = (
+        f"{stream['frames_in']} frames in = {stream['predicted']} predicted + {stream['dropped']} dropped, "
+        f"age at decision p50 {stream['age_ms']['p50']:.2f} ms, p99 {stream['age_ms']['p99']:.2f} ms"
+    )
+    assert streamed in README, streamed
+
+
+def test_every_link_and_picture_leads_somewhere() -> None:
+    targets = re.findall(r"\]\(([^)#]+)\)", README)
+
+    assert len(targets) > 5
+    for target in targets:
+        assert target.startswith("https://") or (ROOT / target).exists(), target
+
+
+def test_the_make_targets_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    targets = re.findall(r"^make (\w+)", README, re.MULTILINE)
+
+    assert {"demo", "test"} <= set(targets)
+    for target in targets:
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_every_command_and_option_exists() -> None:
+    shown = {}
+    for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = line.partition("#")[0].split()
+            if words[:1] == ["edge-cnnlstm"]:
+                command = ["edge_cnnlstm.cli", words[1]]
+            elif words[:2] == ["python", "-m"]:
+                command = words[2:4] if words[2] == "benchmarks" else words[2:3]
+            else:
+                continue
+            key = " ".join(command)
+            if key not in shown:
+                result = subprocess.run(
+                    [sys.executable, "-m", *command, "--help"], capture_output=True, text=True, cwd=ROOT, check=False
+                )
+                assert result.returncode == 0, line
+                shown[key] = result.stdout
+            for option in [word for word in words if word.startswith("-") and word != "-m"]:
+                assert option in shown[key], f"{option} in: {line}"
+    assert len(shown) >= 5
+
+
+def test_the_python_example_runs(exported: Path, tmp_path: Path) -> None:
+    video = tmp_path / "unseen.mp4"
+    made = subprocess.run(
+        [sys.executable, "-m", "edge_cnnlstm.cli", "sample-video", str(video), "--scenes", "1"],
+        capture_output=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert made.returncode == 0
+    example = re.search(r"```python\n(.*?)```", README, re.DOTALL)
+    assert example is not None
+    code = example[1].replace("gestures.edge", str(exported)).replace('camera("/dev/video0"', f'video("{video}"')
+    assert str(video) in code
+
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+
+    assert ran.returncode == 0, ran.stderr
+    assert len(ran.stdout.splitlines()) == 48
+
+
+@pytest.mark.parametrize("name", ["tests", "edge_cnnlstm", "export", "benchmarks", "jetson"])
+def test_no_file_names_a_machine_or_a_registry(name: str) -> None:
+    hosts = ("pypi" + ".org", "python" + "hosted.org", "/wo" + "rk/", "/ro" + "ot/.")
+    for path in (ROOT / name).rglob("*"):
+        if path.is_file() and path.suffix in {".py", ".md", ".sh", ".json", ".toml", ".j2", ".service"}:
+            text = path.read_text()
+            assert not [host for host in hosts if host in text], path
