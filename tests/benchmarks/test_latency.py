@@ -272,7 +272,7 @@ def case(
     warm_up: int = 0,
 ) -> Case:
     stream = Stream(CountingBackend())
-    graph = Graph(name, f"graphs/{name}.onnx", "portable", "fp32", tolerance=0)
+    graph = Graph(name, f"graphs/{name}.onnx", "portable", "fp32", tolerance=1.0)
     return Case(graph, mode, stream, stream.step, frames or [], warm_up, rounds or [])
 
 
