@@ -113,6 +113,8 @@ class ModelSpec(_Strict):
                 expected="uint8 [batch, height, width, 3]",
                 fix="keep the preprocessing inside the graph",
             )
+        if not self.outputs:
+            raise ConfigError("a model without outputs", expected="one or more", fix="give the network a head")
         heads = [head.name for head in self.heads]
         if len(set(heads)) != len(heads):
             raise ConfigError(f"heads {heads}", expected="every name once", fix="rename the repeated head")

@@ -9,6 +9,10 @@ import numpy as np
 import pytest
 
 from edge_cnnlstm.errors import BundleError, ConfigError, EdgeError
+from edge_cnnlstm.runtime.backends.base import Arrays
+from edge_cnnlstm.runtime.backends.scripted import ScriptedBackend
+from edge_cnnlstm.runtime.frame import Pixels
+from edge_cnnlstm.runtime.stream import Stream
 from edge_cnnlstm.spec import HeadSpec, ModelSpec, StatePair, TensorSpec
 
 
@@ -127,6 +131,24 @@ def test_a_head_reads_a_row_of_float_scores(tiny_spec: ModelSpec, output: Tensor
 def test_heads_have_names_of_their_own(tiny_spec: ModelSpec) -> None:
     with pytest.raises(ConfigError):
         replace(tiny_spec, heads=(tiny_spec.heads[0], replace(tiny_spec.heads[1], name="digit")))
+
+
+def test_a_stream_is_fed_one_frame_at_a_time(tiny_spec: ModelSpec) -> None:
+    def batched(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
+        return (*shape[:axis], 2, *shape[axis + 1 :])
+
+    spec = replace(
+        tiny_spec,
+        frame=replace(tiny_spec.frame, shape=batched(tiny_spec.frame.shape, 0)),
+        states=tuple(replace(pair, shape=batched(pair.shape, 1)) for pair in tiny_spec.states),
+        outputs=tuple(replace(output, shape=batched(output.shape, 0)) for output in tiny_spec.outputs),
+    )
+
+    def script(pixels: Pixels, state: Arrays) -> tuple[Arrays, Arrays]:
+        return {output.name: output.zeros() for output in spec.outputs}, state
+
+    with pytest.raises(ConfigError):
+        Stream(ScriptedBackend(spec, script))
 
 
 def test_size_and_outputs_are_found_by_name(tiny_spec: ModelSpec) -> None:

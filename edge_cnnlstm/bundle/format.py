@@ -51,9 +51,9 @@ def read(path: Path | str) -> Bundle:
                 f"cannot read {path}: {kind}", expected="a bundle file of at most 1 GiB", fix="check the path"
             )
         data = path.read_bytes()
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a path with a NUL in it
         raise BundleError(
-            f"cannot read {path}: {error.strerror}",
+            f"cannot read {path}: {getattr(error, 'strerror', None) or error}",
             expected="a bundle file, such as model.edge",
             fix="check the path, or make one with `python -m export CHECKPOINT -o model.edge`",
         ) from error
@@ -90,6 +90,15 @@ def write(path: Path, described: Manifest, members: Mapping[str, bytes]) -> Bund
     return bundle
 
 
+def _flush_folder(folder: Path) -> None:
+    """Make a rename survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _replace(path: Path, data: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -102,6 +111,7 @@ def _replace(path: Path, data: bytes) -> None:
                 os.fsync(file.fileno())
             unnamed.chmod(0o644)
             unnamed.replace(path)
+            _flush_folder(path.parent)
         except BaseException:
             unnamed.unlink()
             raise

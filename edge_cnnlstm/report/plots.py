@@ -256,7 +256,17 @@ def _draw_latency(axes: Axes, stream: dict[str, Any], histogram: Histogram) -> N
         _mark(axes, deadline, 1.5 * top, f"deadline  {deadline:.1f} ms", NO_MEMORY, ha="right")
     elif deadline is not None:
         notes.append(f"deadline {deadline:.1f} ms →")
-    _said(axes, 0.995, 0.6, "\n".join(notes), ha="right", color=MUTED, fontsize="small", linespacing=1.5)
+    _said(
+        axes,
+        0.995,
+        0.6,
+        "\n".join(notes),
+        ha="right",
+        color=MUTED,
+        fontsize="small",
+        linespacing=1.5,
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+    )
 
 
 def _mark(axes: Axes, value: float, height: float, said: str, colour: str, *, ha: str = "left") -> None:

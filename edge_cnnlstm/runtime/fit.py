@@ -104,7 +104,7 @@ def _resize(image: Pixels, height: int, width: int) -> Pixels:
         image = cv2.resize(image, shrunk, interpolation=cv2.INTER_AREA)
     if shrunk != (width, height):
         image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
-    return np.ascontiguousarray(image)
+    return np.array(image, order="C")
 
 
 def _no_image(found: str) -> FrameError:

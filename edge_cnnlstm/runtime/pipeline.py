@@ -33,7 +33,8 @@ class Pipeline:
 
     `newest` keeps one frame waiting and replaces it when a newer one comes: what a robot wants. `every` makes
     the source wait: what a file wants. An error in the source is raised to the iterating thread once the frames
-    before it are done. Closing the pipeline closes the source, not the stream.
+    before it are done; an error in the stream is raised at once. Either ends the iteration. Closing the pipeline
+    closes the source, not the stream.
     """
 
     def __init__(self, source: Source, stream: Stream, policy: Policy = "newest") -> None:
@@ -43,6 +44,7 @@ class Pipeline:
         self._stream = stream
         self._mailbox = _Mailbox(capacity=1 if policy == "newest" else QUEUE_FRAMES, replace=policy == "newest")
         self._predicted = 0
+        self._given_up = False
         self._thread = threading.Thread(target=self._fetch, name="edge-cnnlstm-source", daemon=True)
 
     @property
@@ -73,14 +75,15 @@ class Pipeline:
         self._mailbox.close()
         if self._thread.ident is None:
             self._source.close()
-        else:
+        elif not self._given_up:
             self._thread.join(timeout=JOIN_SECONDS)
+            self._given_up = self._thread.is_alive()
 
     def _step(self, frame: Frame) -> Prediction:
         try:
             prediction = self._stream.step(frame)
         except BaseException:
-            self._mailbox.dropped += 1
+            self._mailbox.refuse()
             raise
         self._predicted += 1
         return prediction
@@ -94,7 +97,10 @@ class Pipeline:
         except BaseException as raised:  # noqa: BLE001 - handed to the consumer, which raises it
             error = raised
         # The thread that reads is the one that releases: a camera released under a read crashes OpenCV.
-        self._source.close()
+        try:
+            self._source.close()
+        except BaseException as raised:  # noqa: BLE001 - as above
+            error = error or raised
         self._mailbox.finish(error)
 
 
@@ -150,6 +156,11 @@ class _Mailbox:
             if self._error is not None:
                 raise self._error
             return None
+
+    def refuse(self) -> None:
+        """Count a frame that was taken but could not be predicted."""
+        with self._changed:
+            self.dropped += 1
 
     def stop(self) -> None:
         """Give out no more frames. The lock is re-entrant, so a signal handler may call this."""

@@ -109,7 +109,7 @@ def _classify(head: HeadSpec, _: ModelSpec) -> Decoder:
     (logits_name,) = head.outputs
 
     def decode(outputs: Arrays, _: Placement) -> Classification:
-        logits = outputs[logits_name][0]
+        logits = outputs[logits_name][0].astype(np.float64)
         powers = np.exp(logits - logits.max())
         scores = np.asarray(powers / powers.sum(), np.float32)
         best = int(scores.argmax())

@@ -34,6 +34,12 @@ class Stream:
     """
 
     def __init__(self, backend: Backend, *, deadline_ms: float | None = None) -> None:
+        if backend.spec.frame.shape[0] != 1:
+            raise ConfigError(
+                f"a graph for {backend.spec.frame.shape[0]} streams",
+                expected="one stream a graph",
+                fix="export it with a batch of 1",
+            )
         self.spec: ModelSpec = backend.spec
         self.fit = Fit.of(backend.spec)
         if deadline_ms is not None and not 0 < deadline_ms < math.inf:

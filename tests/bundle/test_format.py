@@ -151,6 +151,11 @@ def test_a_file_used_as_a_folder_is_refused(tiny_bundle: Path) -> None:
         bundle_format.read(tiny_bundle / "a.edge")
 
 
+def test_a_path_that_no_file_can_have_is_refused() -> None:
+    with pytest.raises(BundleError):
+        bundle_format.read("a\0b.edge")
+
+
 def test_a_file_above_the_limit_is_refused_before_it_is_read(tmp_path: Path) -> None:
     path = tmp_path / "sparse.edge"
     with path.open("wb") as file:

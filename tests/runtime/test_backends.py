@@ -122,3 +122,12 @@ def test_weights_outside_the_verified_graph_are_never_loaded(
     gates.external_data.add(key="location", value="outside.bin")
     with pytest.raises(BackendError):
         OnnxRuntimeBackend(model.SerializeToString(), tiny_spec)
+
+
+def test_a_script_that_forgets_a_piece_of_memory_is_told_so(tiny_spec: ModelSpec, tiny_script: Script) -> None:
+    def script(pixels: Pixels, state: Arrays) -> tuple[Arrays, Arrays]:
+        outputs, after = tiny_script(pixels, state)
+        return outputs, {"h": after["h"]}
+
+    with pytest.raises(BackendError):
+        ScriptedBackend(tiny_spec, script).infer(tiny_frames(1, seed=0)[0])

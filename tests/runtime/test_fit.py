@@ -243,3 +243,9 @@ def test_what_is_no_rgb_image_is_refused(image: Any, mode: FitMode) -> None:
 def test_what_is_no_array_is_refused(image: Any) -> None:
     with pytest.raises(FrameError):
         Fit(8, 8, "crop").apply(image)
+
+
+def test_a_fitted_image_never_shares_memory_with_its_source() -> None:
+    image = noise(10, 8)
+    pixels, _ = Fit(8, 8, "crop").apply(image)
+    assert not np.shares_memory(pixels, image)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -472,3 +473,26 @@ def test_a_source_may_be_any_iterable_with_close(stream: Stream) -> None:
     source = Listed()
     assert len(list(Pipeline(source, stream, "every"))) == 3
     assert source.closed
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_error_while_closing_the_source_does_not_hang_the_consumer(stream: Stream) -> None:
+    def failing() -> None:
+        raise SourceError("driver gone", expected="a driver", fix="load it")
+
+    source = ScriptedSource(3)
+    source.close = failing  # type: ignore[method-assign]
+    pipeline = Pipeline(source, stream, "every")
+    consumer = threading.Thread(target=drain_quietly, args=(pipeline,), daemon=True)
+    consumer.start()
+    assert finished(pipeline)
+    consumer.join(2)
+    hung = consumer.is_alive()
+    pipeline.stop()
+    consumer.join(PATIENCE)
+    assert not hung
+
+
+def drain_quietly(pipeline: Pipeline) -> None:
+    with contextlib.suppress(SourceError):
+        drain(pipeline, [])

@@ -40,6 +40,12 @@ class ScriptedBackend:
             raise ClosedError("a closed backend", expected="an open one", fix="open the bundle again")
         state = self._state
         outputs, after = self._script(pixels, state.snapshot())
+        if after.keys() != {pair.input for pair in self.spec.states}:
+            raise BackendError(
+                f"the script returned the states {sorted(after)}",
+                expected=f"every state of the model: {[pair.input for pair in self.spec.states]}",
+                fix="return the new value of each state under its input's name",
+            )
         for name, value in after.items():
             np.copyto(state.buffers(1 - state.side)[name], value)
         step, self._steps = self._steps, self._steps + 1

@@ -8,7 +8,7 @@ from edge_cnnlstm.errors import SourceError
 from edge_cnnlstm.runtime.fit import Fit
 from edge_cnnlstm.runtime.frame import Frame, Pixels
 from edge_cnnlstm.runtime.optional import load_cv2
-from edge_cnnlstm.runtime.sources.base import closed_source, frames_from
+from edge_cnnlstm.runtime.sources.base import Pace, closed_source, frames_from
 from edge_cnnlstm.runtime.sources.video import open_capture
 
 
@@ -27,6 +27,7 @@ class CameraSource:
         self._closed = False
         self._capture = open_capture(device)
         if rate is not None:
+            Pace(rate)  # refuses a rate that is none
             self._capture.set(load_cv2().CAP_PROP_FPS, rate)
 
     def __iter__(self) -> Iterator[Frame]:
