@@ -45,6 +45,8 @@ def test_the_table_is_what_was_measured() -> None:
         f"age at decision p50 {stream['age_ms']['p50']:.2f} ms, p99 {stream['age_ms']['p99']:.2f} ms"
     )
     assert streamed in README, streamed
+    named = f"{stream['accuracy']['visible']:.1%} of the frames in sight and {stream['accuracy']['hidden']:.1%} of the"
+    assert named in README, named
 
 
 def test_every_link_and_picture_leads_somewhere() -> None:
