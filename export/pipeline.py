@@ -20,7 +20,7 @@ from edge_cnnlstm.bundle.golden import Golden
 from edge_cnnlstm.bundle.manifest import FORMAT_VERSION, Dialect, Graph, Manifest
 from edge_cnnlstm.errors import ConfigError, ExportError
 from edge_cnnlstm.gpu.engine import Plan, build_plan
-from edge_cnnlstm.runtime.backends.ort import OnnxRuntimeBackend
+from edge_cnnlstm.runtime.backends.base import Backend
 from edge_cnnlstm.runtime.proof import Deviation
 from edge_cnnlstm.spec import ModelSpec
 from edge_cnnlstm.training.evaluate import Answers, Scores, evaluation_clips, score
@@ -28,7 +28,7 @@ from edge_cnnlstm.training.model import CnnLstm
 from export.graphs import StepModule, export_step, model_spec
 from export.lower_ort import lower_ort
 from export.lower_trt import lower_trt
-from export.parity import golden_rollout, prove_graph
+from export.parity import golden_rollout, load, prove_graph
 from export.quantize import calibrate, fold_batch_norm, quantizable
 
 CALIBRATION_CLIPS = 64
@@ -92,9 +92,9 @@ def export(model: CnnLstm, output: Path, *, clips: int, budget: float, progress:
     progress("Building the TensorRT graph ahead of time")
     plan = build_plan(files["int8_tensorrt"], "int8_tensorrt", ahead_of_time=True)
     accuracy = {}
-    for name, file in files.items():
+    for name, graph in graphs.items():
         progress(f"Measuring {name} on {clips} test clips")
-        accuracy[name] = score(backend_answer(file, spec), evaluation_clips(model, clips))
+        accuracy[name] = score(backend_answer(load(graph, spec)), evaluation_clips(model, clips))
     _check_accuracy(accuracy, budget)
     progress("Packing, and replaying the bundle in a fresh process")
     pack(output, spec, files, golden, accuracy)
@@ -113,9 +113,9 @@ def lower_all(model: CnnLstm) -> dict[str, CnnLstm]:
     }
 
 
-def backend_answer(graph: bytes, spec: ModelSpec) -> Callable[[NDArray[np.uint8]], Answers]:
-    """Return a graph in ONNX Runtime as something that `score` can ask, one step a frame."""
-    backend = OnnxRuntimeBackend(graph, spec)
+def backend_answer(backend: Backend) -> Callable[[NDArray[np.uint8]], Answers]:
+    """Return a backend as something that `score` can ask, one step a frame."""
+    spec = backend.spec
     logits = next(head.outputs[0] for head in spec.heads if head.task == "classify")
     box = next(head.outputs[0] for head in spec.heads if head.task == "track")
 

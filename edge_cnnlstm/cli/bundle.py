@@ -10,7 +10,7 @@ from rich.table import Table
 
 from edge_cnnlstm.bundle import format as bundle_format
 from edge_cnnlstm.cli.console import output
-from edge_cnnlstm.runtime.backends.ort import OnnxRuntimeBackend
+from edge_cnnlstm.runtime.backends.ort import OnnxRuntimeBackend, quantizes_fp16
 from edge_cnnlstm.runtime.proof import prove
 
 BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle, such as model.edge.")]
@@ -36,13 +36,22 @@ def inspect(path: BundlePath) -> None:
 
 
 def verify(path: BundlePath) -> None:
-    """Verify every byte, then replay the golden rollout on every graph in ONNX Runtime. Exit 0 only if all is well."""
+    """Verify every byte, then replay the golden rollout on every graph in ONNX Runtime. Exit 0 only if all is well.
+
+    Releases of ONNX Runtime before 1.30 compute the TensorRT graph wrong; there it is named as not proven.
+    """
     bundle = bundle_format.read(path)
     table = Table("graph", "largest difference: outputs", "memory", "allowed", "")
+    proven = 0
     for graph in bundle.manifest.graphs:
+        if graph.dialect == "tensorrt" and not quantizes_fp16():
+            table.add_row(graph.name, "–", "–", "–", "[yellow]not proven: needs onnxruntime 1.30 or newer[/]")
+            continue
+        proven += 1
         backend = OnnxRuntimeBackend(bundle.graph(graph.name), bundle.manifest.model)
         found = prove(backend, bundle.golden, bundle.golden.expected[graph.name], graph.tolerance)
         table.add_row(graph.name, f"{found.output:.2g}", f"{found.state:.2g}", f"{graph.tolerance:.2g}", "[green]ok[/]")
         backend.close()
     output.print(table)
-    output.print(f"[bold]{path}[/]: every byte as written, every graph proven over {len(bundle.golden.frames)} frames")
+    graphs = "every graph" if proven == len(bundle.manifest.graphs) else f"{proven} graphs"
+    output.print(f"[bold]{path}[/]: every byte as written, {graphs} proven over {len(bundle.golden.frames)} frames")

@@ -44,6 +44,8 @@ class Pipeline:
         self._stream = stream
         self._mailbox = _Mailbox(capacity=1 if policy == "newest" else QUEUE_FRAMES, replace=policy == "newest")
         self._predicted = 0
+        self._lifecycle = threading.Lock()
+        self._begun = False
         self._given_up = False
         self._thread = threading.Thread(target=self._fetch, name="edge-cnnlstm-source", daemon=True)
 
@@ -54,11 +56,13 @@ class Pipeline:
         return Counts(produced, self._predicted, self._mailbox.dropped)
 
     def __iter__(self) -> Iterator[tuple[Frame, Prediction]]:
-        if self._thread.ident is not None or self._mailbox.closed:
-            raise ClosedError(
-                "a pipeline that was iterated before, or closed", expected="a new one", fix="make another Pipeline"
-            )
-        self._thread.start()
+        with self._lifecycle:
+            if self._begun or self._mailbox.closed:
+                raise ClosedError(
+                    "a pipeline that was iterated before, or closed", expected="a new one", fix="make another Pipeline"
+                )
+            self._thread.start()
+            self._begun = True
         try:
             while (frame := self._mailbox.take()) is not None:
                 prediction = self._step(frame)
@@ -73,7 +77,9 @@ class Pipeline:
     def close(self) -> None:
         """Stop fetching; frames still waiting count as dropped. May be called twice."""
         self._mailbox.close()
-        if self._thread.ident is None:
+        with self._lifecycle:
+            begun = self._begun
+        if not begun:
             self._source.close()
         elif not self._given_up:
             self._thread.join(timeout=JOIN_SECONDS)

@@ -17,7 +17,7 @@ from edge_cnnlstm.training.data.occluded_digits import HEADS
 from edge_cnnlstm.training.evaluate import evaluation_clips
 from edge_cnnlstm.training.model import CnnLstm
 from export.graphs import StepModule, export_step, model_spec
-from export.parity import golden_rollout, prove_graph, with_flipped_weights, with_swapped_state
+from export.parity import _with_casts, golden_rollout, prove_graph, with_flipped_weights, with_swapped_state
 from export.pipeline import LOWERINGS, lower_all
 from export.qdq import ActivationQuantizer, QuantizedConv, QuantizedLinear
 from export.quantize import calibrate, fold_batch_norm, quantizable
@@ -224,3 +224,17 @@ def test_activation_quantizers_round_clip_and_keep_zero() -> None:
 
     # Ties go to even, as in ONNX.
     assert found.tolist() == [0.0, 0.0, 0.5, 1.0, 1.0, 127.5]
+
+
+def test_casts_keep_older_onnx_runtimes_off_a_kernel_that_truncates(
+    lowered: dict[str, CnnLstm], graphs: dict[str, onnx.ModelProto], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("export.parity.quantizes_fp16", lambda: False)
+    name = "int8_tensorrt"
+    golden = golden_rollout({name: lowered[name]}, evaluation_clips(lowered[name], 4, "validation"))
+
+    with_casts = _with_casts(graphs[name])
+    found = prove_graph(name, graphs[name], model_spec(lowered[name]), golden, LOWERINGS[name].tolerance)
+
+    assert count(with_casts)["Cast"] == count(graphs[name])["Cast"] + 7
+    assert found.largest < LOWERINGS[name].tolerance

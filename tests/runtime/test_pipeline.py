@@ -485,12 +485,12 @@ def test_an_error_while_closing_the_source_does_not_hang_the_consumer(stream: St
     pipeline = Pipeline(source, stream, "every")
     consumer = threading.Thread(target=drain_quietly, args=(pipeline,), daemon=True)
     consumer.start()
-    assert finished(pipeline)
-    consumer.join(2)
+    consumer.join(PATIENCE)
     hung = consumer.is_alive()
     pipeline.stop()
     consumer.join(PATIENCE)
     assert not hung
+    assert finished(pipeline)
 
 
 def drain_quietly(pipeline: Pipeline) -> None:

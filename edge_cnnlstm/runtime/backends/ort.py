@@ -16,23 +16,35 @@ from edge_cnnlstm.runtime.optional import load_onnxruntime
 from edge_cnnlstm.runtime.state import RecurrentState
 from edge_cnnlstm.spec import ModelSpec
 
+QUANTIZES_FP16_SINCE = (1, 30)
+"""Earlier releases truncate where FP16 `QuantizeLinear` should round: seen in 1.23, 1.24, 1.26 and 1.29."""
+
+
+def quantizes_fp16() -> bool:
+    """Return whether this ONNX Runtime computes the TensorRT dialect right."""
+    major, minor, *_ = load_onnxruntime().__version__.split(".")
+    return (int(major), int(minor)) >= QUANTIZES_FP16_SINCE
+
 
 class OnnxRuntimeBackend:
     """A step graph in ONNX Runtime.
 
     `graph` is a verified ONNX file. `threads` is the number of cores one step may use; a small network is
-    fastest on one. Raises BackendError when ONNX Runtime refuses the graph or the graph is not what `spec` says.
+    fastest on one. `optimize=False` runs the graph node by node, as written. Raises BackendError when ONNX Runtime
+    refuses the graph or the graph is not what `spec` says.
     """
 
     name = "onnxruntime"
 
-    def __init__(self, graph: bytes, spec: ModelSpec, *, threads: int = 1) -> None:
+    def __init__(self, graph: bytes, spec: ModelSpec, *, threads: int = 1, optimize: bool = True) -> None:
         ort = load_onnxruntime()
         self.spec = spec
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        if not optimize:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         # A graph may name files to read weights from, in whatever folder we run. Only what was verified counts.
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
         try:
