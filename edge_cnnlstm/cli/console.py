@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -25,12 +25,27 @@ def run(app: typer.Typer) -> None:
     try:
         app()
     except EdgeError as error:
-        console.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-        sys.exit(1)
+        _fail(error)
     except BrokenPipeError:
         # Whoever read stdout has gone, as `head` does. Python would complain once more while closing it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except OSError as error:
+        _fail(unusable_path(error))
+
+
+def unusable_path(error: OSError) -> ConfigError:
+    """Return what to tell a person whose path cannot be read or written."""
+    return ConfigError(
+        f"cannot use {error.filename}: {error.strerror}",
+        expected="a path that this user may read or write, on a disk with room",
+        fix="choose another path, or free some space",
+    )
+
+
+def _fail(error: EdgeError) -> NoReturn:
+    console.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+    sys.exit(1)
 
 
 def write_json(path: Path, document: dict[str, Any]) -> None:
@@ -39,6 +54,4 @@ def write_json(path: Path, document: dict[str, Any]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(document, indent=2) + "\n")
     except OSError as error:
-        raise ConfigError(
-            f"cannot write {path}: {error.strerror}", expected="a writable path", fix="choose another one"
-        ) from error
+        raise unusable_path(error) from error

@@ -37,6 +37,7 @@ def train(
     config = preset_config(preset, HEADS, layers=layers)
     how = FitConfig(seed=seed) if batches is None else shortened(FitConfig(seed=seed), batches)
     memory = f"{config.layers} LSTM layer{'s' if config.layers != 1 else ''} of {config.hidden}"
+    destination.mkdir(parents=True, exist_ok=True)  # now, not after minutes of training
     console.print(f"Training [bold]{preset}[/] with {memory if config.layers else 'no memory'}")
     model = fit(config, how)
     save_checkpoint(model, destination)
