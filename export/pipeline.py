@@ -91,10 +91,10 @@ def export(model: CnnLstm, output: Path, *, clips: int, budget: float, progress:
     files = {name: graph.SerializeToString() for name, graph in graphs.items()}
     progress("Building the TensorRT graph ahead of time")
     plan = build_plan(files["int8_tensorrt"], "int8_tensorrt", ahead_of_time=True)
-    accuracy = {}
+    tested, accuracy = evaluation_clips(model, clips), {}
     for name, graph in graphs.items():
         progress(f"Measuring {name} on {clips} test clips")
-        accuracy[name] = score(backend_answer(load(graph, spec)), evaluation_clips(model, clips))
+        accuracy[name] = score(backend_answer(load(graph, spec)), tested)
     _check_accuracy(accuracy, budget)
     progress("Packing, and replaying the bundle in a fresh process")
     pack(output, spec, files, golden, accuracy)

@@ -35,9 +35,7 @@ class Fit:
 
     def place(self, height: int, width: int) -> Placement:
         """Return where an image of this size lands, exactly, whole pixels and all."""
-        source, target = self._rectangles(height, width)
-        scale_x, scale_y = target.width / source.width, target.height / source.height
-        return Placement(scale_x, scale_y, target.left - source.left * scale_x, target.top - source.top * scale_y)
+        return _placement(*self._rectangles(height, width))
 
     def apply(self, image: Pixels) -> tuple[Pixels, Placement]:
         """Fit an image, uint8 [height, width, 3]; a new array unless the size is right already.
@@ -50,10 +48,10 @@ class Fit:
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
             raise _no_image(f"{image.dtype} {image.shape}")
         height, width = image.shape[:2]
-        placement = self.place(height, width)
+        source, target = self._rectangles(height, width)
+        placement = _placement(source, target)
         if (height, width) == (self.height, self.width):
             return image, placement
-        source, target = self._rectangles(height, width)
         fitted = _resize(image[source.slices], target.height, target.width)
         if self.mode != "letterbox":
             return fitted, placement
@@ -88,6 +86,11 @@ class _Rectangle(NamedTuple):
     @property
     def slices(self) -> tuple[slice, slice]:
         return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
+
+
+def _placement(source: _Rectangle, target: _Rectangle) -> Placement:
+    scale_x, scale_y = target.width / source.width, target.height / source.height
+    return Placement(scale_x, scale_y, target.left - source.left * scale_x, target.top - source.top * scale_y)
 
 
 def _centred(width: int, height: int, within: tuple[int, int]) -> _Rectangle:

@@ -38,7 +38,7 @@ class Histogram:
     """Counts of nanosecond values in buckets whose width grows with the value; constant memory.
 
     Each power of two is cut into 128 buckets, as in an HDR histogram: percentiles carry a relative error of at
-    most `RELATIVE_ERROR`, minimum and maximum are exact.
+    most `RELATIVE_ERROR`, the maximum is exact.
     """
 
     def __init__(self) -> None:
