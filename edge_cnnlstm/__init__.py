@@ -31,7 +31,7 @@ from edge_cnnlstm.runtime.fit import Fit
 from edge_cnnlstm.runtime.frame import Frame
 from edge_cnnlstm.runtime.opening import open_stream as open
 from edge_cnnlstm.runtime.pipeline import Pipeline
-from edge_cnnlstm.runtime.prediction import Box, Classification, Prediction, Track
+from edge_cnnlstm.runtime.prediction import Box, Classification, Prediction, Regression, Track
 from edge_cnnlstm.runtime.sources import camera, open_source, video
 from edge_cnnlstm.runtime.stream import Stream
 
@@ -57,6 +57,7 @@ __all__ = [
     "ParityError",
     "Pipeline",
     "Prediction",
+    "Regression",
     "SourceError",
     "Stream",
     "Track",

@@ -16,7 +16,7 @@ from edge_cnnlstm.errors import ConfigError
 
 DType = Literal["uint8", "float32"]
 FitMode = Literal["stretch", "crop", "letterbox"]
-Task = Literal["classify", "track"]
+Task = Literal["classify", "regress", "track"]
 
 
 class _Strict:
@@ -76,8 +76,9 @@ class StatePair(_Strict):
 class HeadSpec(_Strict):
     """One question that the network answers at every frame.
 
-    `classify` reads one output of logits [batch, labels]; `track` reads a box [batch, 4], as centre x,
-    centre y, width, height in 0..1 of the frame, and a presence logit [batch, 1].
+    `classify` reads one output of logits, [batch, labels], or [batch, 1] for two labels: the logit of the second.
+    `regress` reads one output of values [batch, labels]; the labels name them. `track` reads a box [batch, 4], as
+    centre x, centre y, width, height in 0..1 of the frame, and a presence logit [batch, 1].
     """
 
     name: str
@@ -152,10 +153,17 @@ class ModelSpec(_Strict):
                     fix="give the head a flat row of numbers per stream",
                 )
         widths = tuple(output.shape[1] for output in read)
-        expected = (len(head.labels),) if head.task == "classify" else (4, 1)
-        if widths != expected:
+        possible = _widths(head)
+        if widths not in possible:
             raise ConfigError(
                 f"head {head.name!r} ({head.task}, {len(head.labels)} labels) reads outputs of width {widths}",
-                expected=f"widths {expected}",
+                expected=f"widths {' or '.join(map(str, possible))}",
                 fix="give the head one label per score, in the order it was trained with",
             )
+
+
+def _widths(head: HeadSpec) -> tuple[tuple[int, ...], ...]:
+    if head.task == "track":
+        return ((4, 1),)
+    one_each = (len(head.labels),)
+    return (one_each, (1,)) if head.task == "classify" and len(head.labels) == 2 else (one_each,)

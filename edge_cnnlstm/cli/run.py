@@ -12,14 +12,14 @@ from typing import Annotated, Any
 
 import typer
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from edge_cnnlstm.cli.answers import said
 from edge_cnnlstm.cli.console import console, write_json
 from edge_cnnlstm.runtime.opening import open_stream
 from edge_cnnlstm.runtime.pipeline import Counts, Pipeline, Policy
-from edge_cnnlstm.runtime.prediction import Answer, Classification, Prediction
+from edge_cnnlstm.runtime.prediction import Prediction
 from edge_cnnlstm.runtime.sinks.json_lines import JsonLines
 from edge_cnnlstm.runtime.sources import open_source
 from edge_cnnlstm.runtime.sources.base import Pace
@@ -99,19 +99,11 @@ def _stopped_by_sigterm(pipeline: Pipeline) -> Iterator[None]:
 def _status(prediction: Prediction | None, stream: Stream) -> Text:
     if prediction is None:
         return Text("waiting for the first frame")
-    said = "  ".join(f"{escape(name)} {_said(answer)}" for name, answer in prediction.answers.items())
     age = stream.latency.stages["age"]
     return Text.from_markup(
-        f"frame {prediction.frame_index:>6}  {said}  age {prediction.timings.age / 1e6:.2f} ms  "
+        f"frame {prediction.frame_index:>6}  {said(prediction.answers)}  age {prediction.timings.age / 1e6:.2f} ms  "
         f"p50 {age.percentile(50) / 1e6:.2f}  p99 {age.percentile(99) / 1e6:.2f}"
     )
-
-
-def _said(answer: Answer) -> str:
-    if isinstance(answer, Classification):
-        return f"[bold]{escape(answer.label)}[/] {answer.score:.0%}"
-    sight = "in sight" if answer.presence >= 0.5 else "hidden"
-    return f"{sight} at ({answer.box.x:.0f}, {answer.box.y:.0f})"
 
 
 def _report(stream: Stream, counts: Counts, rate: float | None, bundle: Path, source: str) -> dict[str, Any]:

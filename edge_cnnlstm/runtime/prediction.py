@@ -44,7 +44,14 @@ class Track:
     presence: float
 
 
-Answer = Classification | Track
+@dataclass(frozen=True, slots=True)
+class Regression:
+    """Real values by their names, in the units that the network was trained in."""
+
+    values: Mapping[str, float]
+
+
+Answer = Classification | Regression | Track
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +59,7 @@ class Prediction:
     """What the network said about one frame; everything in it is the caller's.
 
     `first_after_reset` is true when the network remembered nothing before this frame. `answers` maps each
-    head's name to its answer; `label`, `scores` and `box` are the first head's that has one.
+    head's name to its answer; `label`, `scores`, `values` and `box` are the first head's that has one.
     """
 
     frame_index: int
@@ -70,6 +77,14 @@ class Prediction:
         raise self._without("classify")
 
     @property
+    def regression(self) -> Regression:
+        """The first regression; raises ConfigError when no head regresses."""
+        for answer in self.answers.values():
+            if isinstance(answer, Regression):
+                return answer
+        raise self._without("regress")
+
+    @property
     def track(self) -> Track:
         """The first track; raises ConfigError when no head tracks."""
         for answer in self.answers.values():
@@ -84,6 +99,10 @@ class Prediction:
     @property
     def scores(self) -> NDArray[np.float32]:
         return self.classification.scores
+
+    @property
+    def values(self) -> Mapping[str, float]:
+        return self.regression.values
 
     @property
     def box(self) -> Box:
@@ -105,15 +124,29 @@ def decoders(spec: ModelSpec) -> dict[str, Decoder]:
     return {head.name: _DECODERS[head.task](head, spec) for head in spec.heads}
 
 
-def _classify(head: HeadSpec, _: ModelSpec) -> Decoder:
+def _classify(head: HeadSpec, spec: ModelSpec) -> Decoder:
     (logits_name,) = head.outputs
+    one_logit = spec.output(logits_name).shape[1] == 1
 
     def decode(outputs: Arrays, _: Placement) -> Classification:
         logits = outputs[logits_name][0].astype(np.float64)
-        powers = np.exp(logits - logits.max())
-        scores = np.asarray(powers / powers.sum(), np.float32)
+        if one_logit:
+            second = _sigmoid(float(logits[0]))
+            scores = np.array([1 - second, second], np.float32)
+        else:
+            powers = np.exp(logits - logits.max())
+            scores = np.asarray(powers / powers.sum(), np.float32)
         best = int(scores.argmax())
         return Classification(head.labels[best], float(scores[best]), scores)
+
+    return decode
+
+
+def _regress(head: HeadSpec, _: ModelSpec) -> Decoder:
+    (values_name,) = head.outputs
+
+    def decode(outputs: Arrays, _: Placement) -> Regression:
+        return Regression(dict(zip(head.labels, outputs[values_name][0].tolist(), strict=True)))
 
     return decode
 
@@ -140,4 +173,8 @@ def _sigmoid(logit: float) -> float:
     return 1 / (1 + power) if logit >= 0 else power / (1 + power)
 
 
-_DECODERS: dict[str, Callable[[HeadSpec, ModelSpec], Decoder]] = {"classify": _classify, "track": _track}
+_DECODERS: dict[str, Callable[[HeadSpec, ModelSpec], Decoder]] = {
+    "classify": _classify,
+    "regress": _regress,
+    "track": _track,
+}

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,10 +12,10 @@ from edge_cnnlstm.errors import ConfigError
 from edge_cnnlstm.runtime.backends.ort import OnnxRuntimeBackend
 from edge_cnnlstm.runtime.frame import Placement
 from edge_cnnlstm.runtime.latency import Timings
-from edge_cnnlstm.runtime.prediction import Answer, Box, Classification, Prediction, Track, decoders
+from edge_cnnlstm.runtime.prediction import Answer, Box, Classification, Prediction, Regression, Track, decoders
 from edge_cnnlstm.runtime.sinks.json_lines import JsonLines
 from edge_cnnlstm.runtime.stream import Stream
-from edge_cnnlstm.spec import ModelSpec
+from edge_cnnlstm.spec import HeadSpec, ModelSpec, TensorSpec
 from tests.conftest import tiny_frames
 
 BOX = Box(1, 2, 3, 4)
@@ -159,3 +160,46 @@ def test_no_head_can_hide_a_field_of_the_record(name: str) -> None:
     JsonLines(file).write(prediction(**{name: Track(BOX, 1)}))
     assert not isinstance(json.loads(file.getvalue())[name], dict) or name == "ms"
     assert "age" in json.loads(file.getvalue())["ms"]
+
+
+def spec_with(tiny_spec: ModelSpec, head: HeadSpec, width: int) -> ModelSpec:
+    return replace(tiny_spec, outputs=(TensorSpec(head.outputs[0], (1, width), "float32"),), heads=(head,))
+
+
+@pytest.mark.parametrize(("logit", "label"), [(-1000.0, "closed"), (-0.1, "closed"), (0.1, "open"), (1000.0, "open")])
+def test_two_labels_may_be_one_logit(tiny_spec: ModelSpec, logit: float, label: str) -> None:
+    head = HeadSpec("door", "classify", ("door_logits",), ("closed", "open"))
+    spec = spec_with(tiny_spec, head, 1)
+
+    answer = decoders(spec)["door"]({"door_logits": np.array([[logit]], np.float32)}, Placement())
+
+    assert isinstance(answer, Classification)
+    assert answer.label == label
+    assert answer.scores.sum() == pytest.approx(1)
+    assert answer.scores[1] == pytest.approx(1 / (1 + math.exp(-max(min(logit, 700), -700))))
+
+
+def test_two_labels_may_be_two_logits(tiny_spec: ModelSpec) -> None:
+    head = HeadSpec("door", "classify", ("door_logits",), ("closed", "open"))
+    spec = spec_with(tiny_spec, head, 2)
+
+    answer = decoders(spec)["door"]({"door_logits": np.array([[3, 1]], np.float32)}, Placement())
+
+    assert isinstance(answer, Classification)
+    assert answer.label == "closed"
+
+
+def test_values_come_by_their_names(tiny_spec: ModelSpec) -> None:
+    head = HeadSpec("angle", "regress", ("angle_values",), ("pan", "tilt"))
+    spec = spec_with(tiny_spec, head, 2)
+
+    answer = decoders(spec)["angle"]({"angle_values": np.array([[12.5, -3]], np.float32)}, Placement())
+
+    assert answer == Regression({"pan": 12.5, "tilt": -3})
+    made = prediction(angle=answer)
+    assert made.values == {"pan": 12.5, "tilt": -3}
+    file = io.StringIO()
+    JsonLines(file).write(made)
+    assert json.loads(file.getvalue())["angle"] == {"values": {"pan": 12.5, "tilt": -3}}
+    with pytest.raises(ConfigError, match="regress"):
+        _ = prediction(door=Classification("open", 1, np.ones(1, np.float32))).values

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, TextIO
 
-from edge_cnnlstm.runtime.prediction import Answer, Classification, Prediction
+from edge_cnnlstm.runtime.prediction import Answer, Classification, Prediction, Regression
 
 
 class JsonLines:
@@ -34,5 +34,7 @@ def _plain(answer: Answer) -> dict[str, Any]:
             "score": round(answer.score, 6),
             "scores": [round(float(score), 6) for score in answer.scores],
         }
+    if isinstance(answer, Regression):
+        return {"values": dict(answer.values)}
     box = [round(value, 3) for value in (answer.box.x, answer.box.y, answer.box.width, answer.box.height)]
     return {"box": box, "presence": round(answer.presence, 6)}
