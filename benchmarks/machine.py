@@ -9,13 +9,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
+from edge_cnnlstm import provenance
 
-import edge_cnnlstm
-from edge_cnnlstm.runtime.optional import load_onnxruntime
-
-CPUINFO = Path("/proc/cpuinfo")
-BOARD = Path("/proc/device-tree/model")
 GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
 
@@ -38,12 +33,12 @@ class Machine:
 def describe() -> Machine:
     """Describe this machine."""
     return Machine(
-        cpu=_cpu(),
+        cpu=provenance.cpu_model(),
         architecture=platform.machine(),
         system=f"{platform.system()} {platform.release()}",
         cores=len(os.sched_getaffinity(0)),
         memory_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
-        governor=_read(GOVERNOR),
+        governor=provenance.read_text(GOVERNOR),
         clock_ns=_clock_ns(),
     )
 
@@ -55,26 +50,7 @@ def load_average() -> float:
 
 def versions() -> dict[str, str]:
     """Return the version of everything between a frame and its prediction."""
-    return {
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "onnxruntime": load_onnxruntime().__version__,
-        "edge-cnnlstm": edge_cnnlstm.__version__,
-    }
-
-
-def _cpu() -> str | None:
-    """Only x86 names its processor in /proc/cpuinfo; an ARM board names itself in the device tree."""
-    lines = (_read(CPUINFO) or "").splitlines()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else _read(BOARD)
-
-
-def _read(path: Path) -> str | None:
-    try:
-        return path.read_text().strip("\0\n ") or None
-    except OSError:
-        return None
+    return provenance.versions("numpy", "onnxruntime", "edge-cnnlstm")
 
 
 def _clock_ns(readings: int = 1000) -> float:

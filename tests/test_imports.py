@@ -15,12 +15,13 @@ HEAVY = ["torch", "onnx", "cv2", "onnxruntime", "tensorrt", "tensorrt_rtx", "pyc
 
 FLOORS = {
     "edge_cnnlstm/errors.py": set[str](),
+    "edge_cnnlstm/provenance.py": set[str](),
     "edge_cnnlstm/spec.py": {"errors"},
     "edge_cnnlstm/bundle": {"errors", "spec", "bundle"},
     "edge_cnnlstm/gpu": {"errors", "spec", "gpu"},
     "edge_cnnlstm/runtime": {"errors", "spec", "bundle", "gpu", "runtime"},
-    "edge_cnnlstm/training": {"errors", "spec", "training"},
-    "edge_cnnlstm/report": {"errors", "runtime", "report"},
+    "edge_cnnlstm/training": {"errors", "provenance", "spec", "runtime", "training"},
+    "edge_cnnlstm/report": {"errors", "provenance", "runtime", "report"},
 }
 """What each floor of the library may stand on."""
 
