@@ -9,22 +9,17 @@ from typing import Annotated
 import typer
 
 from edge_cnnlstm.cli.console import console, write_json
-from edge_cnnlstm.errors import DependencyError
 
 
 def report(
     folder: Annotated[Path, typer.Argument(metavar="RUN_FOLDER", help="Where the other commands left their results.")],
 ) -> None:
     """Gather a run folder's results into report.json, report.html and preview.png."""
-    try:
+    from edge_cnnlstm.report.optional import drawing_libraries
+
+    with drawing_libraries():
         from edge_cnnlstm.report.page import render
         from edge_cnnlstm.report.plots import pictures
-    except ImportError as error:
-        raise DependencyError(
-            f"cannot import what draws the report: {error}",
-            expected="matplotlib and jinja2 to be installed",
-            fix="pip install 'edge-cnnlstm[report]'",
-        ) from error
     from edge_cnnlstm.report.gather import document, read_run
 
     run = read_run(folder)

@@ -5,12 +5,9 @@ Every input is checked on the way in; fields that this report does not need are 
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
@@ -19,6 +16,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edge_cnnlstm.errors import ConfigError, DataError
+from edge_cnnlstm.provenance import machine, versions
 
 VIDEO = "unseen.mp4"
 TRUTH = "unseen.truth.jsonl"
@@ -31,8 +29,8 @@ CNN_ONLY = "cnn-only/training.json"
 
 _RUN = f"edge-cnnlstm run digits.edge --source {VIDEO} --rate 30 --predictions {PREDICTIONS} --summary {STREAM}"
 WRITTEN_BY = {
-    CHECKPOINT: "edge-cnnlstm train --output checkpoint",
-    CNN_ONLY: "edge-cnnlstm train --layers 0 --output cnn-only",
+    CHECKPOINT: "edge-cnnlstm train occluded-digits --output checkpoint",
+    CNN_ONLY: "edge-cnnlstm train occluded-digits --set model.layers=0 --output cnn-only",
     EVALUATION: f"edge-cnnlstm evaluate checkpoint cnn-only --output {EVALUATION}",
     EXPORT: "python -m export checkpoint --output digits.edge",
     VIDEO: f"edge-cnnlstm sample-video {VIDEO}",
@@ -75,34 +73,63 @@ class Timed(_Input):
 class Scores(_Input):
     """Accuracy 0..1, centre error in pixels of the network's frame, mean IoU."""
 
+    visible: float = Field(alias="digit.accuracy.visible")
+    hidden: float = Field(alias="digit.accuracy.hidden")
+    centre_error_px_visible: float = Field(alias="target.centre_error_px.visible")
+    centre_error_px_hidden: float = Field(alias="target.centre_error_px.hidden")
+    iou: float = Field(alias="target.iou")
+
+
+class Across(_Input):
+    """Accuracy at frames relative to the first hidden one; None where no clip reaches."""
+
+    frames: tuple[int, ...]
+    accuracy: tuple[float | None, ...]
+
+    @model_validator(mode="after")
+    def _one_accuracy_per_frame(self) -> Across:
+        if len(self.accuracy) != len(self.frames):
+            raise ValueError(f"{len(self.accuracy)} accuracies across {len(self.frames)} frames")
+        return self
+
+
+class DigitHead(_Input):
+    """What lies behind the accuracy."""
+
+    across: Across
+
+
+class Heads(_Input):
+    """Details by head."""
+
+    digit: DigitHead
+
+
+class Evaluated(_Input):
+    """One network on so many clips."""
+
     clips: int
-    visible: float
-    hidden: float
-    centre_error_px_visible: float
-    centre_error_px_hidden: float
-    iou: float
-    across_occlusion: tuple[float | None, ...]
+    scores: Scores
+    heads: Heads
 
 
 class Networks(_Input):
-    """The scores of the network and of the same CNN without memory."""
+    """The network, and the same CNN without memory."""
 
-    checkpoint: Scores
-    cnn_only: Scores = Field(alias="cnn-only")
+    checkpoint: Evaluated
+    cnn_only: Evaluated = Field(alias="cnn-only")
+
+    @model_validator(mode="after")
+    def _same_frames(self) -> Networks:
+        if self.checkpoint.heads.digit.across.frames != self.cnn_only.heads.digit.across.frames:
+            raise ValueError("the networks are followed across different frames")
+        return self
 
 
 class Evaluation(_Input):
-    """`across` are the frames, relative to the first hidden one, of each `across_occlusion`."""
+    """Both networks on the same clips."""
 
-    across: tuple[int, ...]
-    scores: Networks
-
-    @model_validator(mode="after")
-    def _one_accuracy_per_frame(self) -> Evaluation:
-        for scores in (self.scores.checkpoint, self.scores.cnn_only):
-            if len(scores.across_occlusion) != len(self.across):
-                raise ValueError(f"{len(scores.across_occlusion)} accuracies across {len(self.across)} frames")
-        return self
+    networks: Networks
 
 
 class PerGraph(_Input, Generic[T]):
@@ -130,9 +157,10 @@ class TensorrtBuild(_Input):
 
 
 class Export(Timed):
-    """What the export measured."""
+    """What the export measured, the accuracy on so many clips."""
 
     graph_bytes: PerGraph[int]
+    clips: int
     accuracy: PerGraph[Scores]
     parity: PerGraph[Parity]
     tensorrt_aot: TensorrtBuild
@@ -245,26 +273,29 @@ def read_run(folder: Path) -> Run:
 
 def document(run: Run, *, now: float) -> dict[str, Any]:
     """Return the whole report as plain data; `now` is in Unix seconds."""
-    export, networks = run.export, run.evaluation.scores
+    export, memory, no_memory = run.export, run.evaluation.networks.checkpoint, run.evaluation.networks.cnn_only
     scores = {
-        "fp32": networks.checkpoint,
-        "int8": export.accuracy.int8_onnxruntime,
-        "int8_tensorrt": export.accuracy.int8_tensorrt,
-        "cnn_only": networks.cnn_only,
+        "fp32": (memory.scores, memory.clips),
+        "int8": (export.accuracy.int8_onnxruntime, export.clips),
+        "int8_tensorrt": (export.accuracy.int8_tensorrt, export.clips),
+        "cnn_only": (no_memory.scores, no_memory.clips),
     }
+    across = {"fp32": memory.heads.digit.across, "cnn_only": no_memory.heads.digit.across}
     timed = (run.checkpoint, run.cnn_only, export)
     return {
         "written": datetime.fromtimestamp(now, timezone.utc).isoformat(timespec="seconds"),
         "bundle": run.stream.bundle,
-        "accuracy": {name: row.model_dump(include={"visible", "hidden", "clips"}) for name, row in scores.items()},
+        "accuracy": {
+            name: {"visible": row.visible, "hidden": row.hidden, "clips": clips}
+            for name, (row, clips) in scores.items()
+        },
         "tracking": {
             name: row.model_dump(include={"centre_error_px_visible", "centre_error_px_hidden", "iou"})
-            for name, row in scores.items()
+            for name, (row, _) in scores.items()
         },
         "across_occlusion": {
-            "frames": list(run.evaluation.across),
-            "fp32": list(networks.checkpoint.across_occlusion),
-            "cnn_only": list(networks.cnn_only.across_occlusion),
+            "frames": list(across["fp32"].frames),
+            **{name: list(curve.accuracy) for name, curve in across.items()},
             "chance": _chance(run),
         },
         "graph_bytes": export.graph_bytes.model_dump(),
@@ -276,8 +307,8 @@ def document(run: Run, *, now: float) -> dict[str, Any]:
             "export": export.seconds,
             "total": now - min(command.started for command in timed),
         },
-        "versions": {"python": platform.python_version(), **_installed()},
-        "machine": _machine(),
+        "versions": versions(*DISTRIBUTIONS),
+        "machine": machine(),
     }
 
 
@@ -346,34 +377,3 @@ def _stream(run: Run) -> dict[str, Any]:
             "frames_hidden": len(hidden),
         },
     }
-
-
-def _installed() -> dict[str, str]:
-    found = {name: _version(name) for name in DISTRIBUTIONS}
-    return {name: number for name, number in found.items() if number is not None}
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
-def _machine() -> dict[str, Any]:
-    """Describe this machine; None where it does not say."""
-    return {
-        "cpu": _cpu_model(Path("/proc/cpuinfo")),
-        "cores": os.cpu_count(),
-        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "platform": platform.platform(),
-    }
-
-
-def _cpu_model(cpuinfo: Path) -> str | None:
-    """Return the first model name; None on machines that list none, as many Arm ones do."""
-    try:
-        lines = cpuinfo.read_text().splitlines()
-    except OSError:
-        return None
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), None)

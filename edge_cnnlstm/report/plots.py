@@ -1,11 +1,7 @@
-"""The report's pictures, drawn by matplotlib without a display: PNG bytes out.
-
-Colours are Okabe and Ito's, which people with any colour vision tell apart; nothing is said by colour alone.
-"""
+"""The demo report's pictures: PNG bytes out."""
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,40 +12,40 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
-from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from edge_cnnlstm.errors import SourceError
+from edge_cnnlstm.report.drawing import (
+    BLUE,
+    INK,
+    MUTED,
+    SHADE,
+    STYLE,
+    VERMILION,
+    Said,
+    Still,
+    answered_box,
+    answered_label,
+    beside,
+    draw_still,
+    png,
+    strip,
+    true_box,
+    write_below,
+)
 from edge_cnnlstm.report.gather import TRUTH, VIDEO, Predicted, Run, Truth, scenes, unusable
 from edge_cnnlstm.runtime.latency import SUB_BITS
 from edge_cnnlstm.runtime.optional import load_cv2
 from edge_cnnlstm.runtime.sources.video import open_capture
 
-INK, MUTED, SHADE = "#1d2733", "#5b6875", "#e3e8ee"
-MEMORY, NO_MEMORY, BOX = "#0072b2", "#d55e00", "#56b4e9"
-STYLE: dict[Any, Any] = {  # the keys' type differs between versions of matplotlib
-    "font.family": "DejaVu Sans",
-    "font.size": 13,
-    "text.color": INK,
-    "axes.edgecolor": MUTED,
-    "axes.labelcolor": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-}
+MEMORY, NO_MEMORY = BLUE, VERMILION
 SHOTS = 10
 AROUND = 3
 """Video frames of the strip before the digit is covered and after it comes out."""
 HIDDEN_FRAMES = 4
 """The strip shows an occlusion of at least this many frames."""
 BINS = 80
-IN_SIGHT = 0.5
-"""Presence from which the network says that the target is in sight."""
 BOXES = "boxes: solid, the network says in sight; dashed, it says hidden; white, the truth"
 LABEL_GAP = 0.2
 """Least distance between the labels of two curves, as a share of the accuracy axis."""
@@ -139,67 +135,32 @@ def _shot(run: Run, index: int, image: NDArray[np.uint8]) -> Shot:
 
 
 def _strip(shots: Sequence[Shot], *, columns: int) -> bytes:
-    rows = math.ceil(len(shots) / columns)
-    figure = Figure(figsize=(2.2 * columns, 2.8 * rows))
-    figure.subplots_adjust(left=0.1 / 2.2 / columns, right=1 - 0.1 / 2.2 / columns, wspace=0.09)
-    figure.subplots_adjust(bottom=0.4 / 2.8 / rows, top=1 - 0.32 / 2.8 / rows, hspace=0.36)
-    for position, shot in enumerate(shots):
-        _draw_shot(figure.add_subplot(rows, columns, position + 1), shot)
-    return _png(figure, dpi=120)
+    return png(strip(list(map(_still, shots)), columns=columns), dpi=120)
 
 
-def _draw_shot(axes: Axes, shot: Shot) -> None:
-    """Draw one frame with both boxes; a shaded surround and a word say that the digit is hidden."""
-    axes.imshow(shot.pixels)
-    axes.set_axis_off()
-    # Boxes reach beyond the square now and then, and must not stretch it.
-    axes.autoscale(enable=False)
-    axes.set_title(f"frame {shot.frame}", fontsize="small", color=MUTED, pad=4)
-    if not shot.truth.visible:
-        surround = Rectangle((-0.047, -0.175), 1.094, 1.32, transform=axes.transAxes, color=SHADE, lw=0, clip_on=False)
-        surround.set_zorder(-1)
-        axes.add_artist(surround)
-        _said(axes, 0.04, 0.96, "hidden", ha="left", color="white", fontsize="small", path_effects=[_outline(2)])
+def _still(shot: Shot) -> Still:
+    """Return the frame with both boxes, and what the network named."""
     x, y, width, height = shot.truth.box
-    _draw_box(axes, shot, (x - width / 2, y - height / 2, width, height), colour="white", line=1.2, style="-")
-    if shot.prediction is None:
-        _said(axes, 0.5, -0.03, "no answer", ha="center", color=MUTED)
-        return
-    style = "-" if shot.prediction.target.presence >= IN_SIGHT else (0, (3, 2))
-    _draw_box(axes, shot, shot.prediction.target.box, colour=BOX, line=2.6, style=style)
-    digit = shot.prediction.digit
-    mark, colour = ("✓", MEMORY) if digit.label == shot.truth.label else ("✗", NO_MEMORY)
-    _said(axes, 0.5, -0.03, f"{digit.label} {mark} {digit.score:.0%}", ha="center", color=colour, weight="bold")
-
-
-def _said(axes: Axes, x: float, y: float, said: str, **style: Any) -> None:
-    """Write below a point given in 0..1 of the axes."""
-    axes.text(x, y, said, transform=axes.transAxes, va="top", **style)
-
-
-def _outline(line: float) -> withStroke:
-    return withStroke(linewidth=line, foreground="#000000aa")
-
-
-def _draw_box(
-    axes: Axes, shot: Shot, box: tuple[float, float, float, float], *, colour: str, line: float, style: Any
-) -> None:
-    x, y, width, height = box
-    drawn = Rectangle((x - shot.left, y - shot.top), width, height, fill=False, color=colour, lw=line, ls=style)
-    drawn.set_path_effects([_outline(line + 1.6)])
-    axes.add_patch(drawn)
+    boxes = [true_box(x - width / 2 - shot.left, y - height / 2 - shot.top, width, height)]
+    line = Said("no answer", MUTED, bold=False)
+    if shot.prediction is not None:
+        digit, target = shot.prediction.digit, shot.prediction.target
+        left, top, width, height = target.box
+        boxes.append(answered_box(left - shot.left, top - shot.top, width, height, target.presence))
+        line = answered_label(digit.label, digit.score, right=digit.label == shot.truth.label)
+    return Still(f"frame {shot.frame}", shot.pixels, tuple(boxes), (line,), hidden=not shot.truth.visible)
 
 
 def _across(across: dict[str, Any]) -> bytes:
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     _draw_across(figure.add_subplot(), across)
-    return _png(figure, dpi=200)
+    return png(figure, dpi=200)
 
 
 def _draw_across(axes: Axes, across: dict[str, Any]) -> None:
     frames = across["frames"]
     axes.axvspan(0, frames[-1], color=SHADE, lw=0)
-    _beside(axes, (0, 1.04), "occlusion begins", 5, color=MUTED, fontsize="small", va="bottom")
+    beside(axes, (0, 1.04), "occlusion begins", 5, color=MUTED, fontsize="small", va="bottom")
     ends = []
     for name, said, colour, style in (
         ("fp32", "CNN-LSTM", MEMORY, "o-"),
@@ -211,11 +172,11 @@ def _draw_across(axes: Axes, across: dict[str, Any]) -> None:
         ends.append((known[-1] if len(known) else 0.5, said, colour))
     lower, upper = sorted(ends)
     for height, said, colour in (lower, (max(upper[0], lower[0] + LABEL_GAP), *upper[1:])):
-        _beside(axes, (frames[-1], height), said, 14, color=colour, va="center", weight="bold")
+        beside(axes, (frames[-1], height), said, 14, color=colour, va="center", weight="bold")
     if across["chance"] is not None:
         axes.axhline(across["chance"], color=MUTED, lw=1.2, ls=(0, (4, 3)))
         guessing = f"guessing: {across['chance']:.0%}"
-        _beside(axes, (frames[0], across["chance"] + 0.02), guessing, 5, color=MUTED, fontsize="small", va="bottom")
+        beside(axes, (frames[0], across["chance"] + 0.02), guessing, 5, color=MUTED, fontsize="small", va="bottom")
     axes.set(xlim=(frames[0], frames[-1]), ylim=(0, 1.12), yticks=np.linspace(0, 1, 5))
     axes.spines["left"].set_bounds(0, 1)
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
@@ -226,7 +187,7 @@ def _draw_across(axes: Axes, across: dict[str, Any]) -> None:
 def _latency(stream: dict[str, Any], histogram: Histogram) -> bytes:
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     _draw_latency(figure.add_subplot(), stream, histogram)
-    return _png(figure, dpi=200)
+    return png(figure, dpi=200)
 
 
 def _draw_latency(axes: Axes, stream: dict[str, Any], histogram: Histogram) -> None:
@@ -256,7 +217,7 @@ def _draw_latency(axes: Axes, stream: dict[str, Any], histogram: Histogram) -> N
         _mark(axes, deadline, 1.5 * top, f"deadline  {deadline:.1f} ms", NO_MEMORY, ha="right")
     elif deadline is not None:
         notes.append(f"deadline {deadline:.1f} ms →")
-    _said(
+    write_below(
         axes,
         0.995,
         0.6,
@@ -274,12 +235,7 @@ def _mark(axes: Axes, value: float, height: float, said: str, colour: str, *, ha
     axes.vlines(value, 0, height, color=colour, lw=1.6)
     gap = 6 if ha == "left" else -6
     backed = {"facecolor": "white", "edgecolor": "none", "pad": 1}
-    _beside(axes, (value, height), said, gap, ha=ha, va="top", color=colour, weight="bold", bbox=backed)
-
-
-def _beside(axes: Axes, point: tuple[float, float], said: str, gap: float, **style: Any) -> None:
-    """Write beside a point, `gap` typographic points to its right."""
-    axes.annotate(said, point, (gap, 0), textcoords="offset points", annotation_clip=False, **style)
+    beside(axes, (value, height), said, gap, ha=ha, va="top", color=colour, weight="bold", bbox=backed)
 
 
 def deadline_in_view(stream: dict[str, Any]) -> bool:
@@ -312,9 +268,9 @@ def _preview(shots: Sequence[Shot], facts: dict[str, Any], histogram: Histogram)
         figure = Figure(figsize=(16, 7))
         figure.text(0.02, 0.95, "Out of sight, not out of mind", fontsize=24, weight="bold", va="center")
         figure.text(0.98, 0.945, _headline(facts), color=MUTED, va="center", ha="right")
-        strip = figure.add_gridspec(1, len(shots), left=0.02, right=0.98, bottom=0.655, top=0.86, wspace=0.07)
+        cells = figure.add_gridspec(1, len(shots), left=0.02, right=0.98, bottom=0.655, top=0.86, wspace=0.07)
         for position, shot in enumerate(shots):
-            _draw_shot(figure.add_subplot(strip[position]), shot)
+            draw_still(figure.add_subplot(cells[position]), _still(shot))
         figure.text(0.5, 0.58, BOXES, color=MUTED, fontsize="small", va="center", ha="center")
         below = figure.add_gridspec(1, 2, left=0.075, right=0.98, bottom=0.115, top=0.465, wspace=0.46)
         across, latency = figure.add_subplot(below[0]), figure.add_subplot(below[1])
@@ -322,7 +278,7 @@ def _preview(shots: Sequence[Shot], facts: dict[str, Any], histogram: Histogram)
         _draw_latency(latency, facts["stream"], histogram)
         for axes, said in ((across, "Accuracy across the occlusion"), (latency, _latency_title(facts))):
             axes.set_title(said, loc="left", weight="bold", fontsize="medium", pad=8)
-        return _png(figure, dpi=100)
+        return png(figure, dpi=100)
 
 
 def _latency_title(facts: dict[str, Any]) -> str:
@@ -335,9 +291,3 @@ def _headline(facts: dict[str, Any]) -> str:
         f"hidden digits named right: {accuracy['fp32']['hidden']:.1%} by the CNN-LSTM, "
         f"{accuracy['cnn_only']['hidden']:.1%} by the CNN without memory"
     )
-
-
-def _png(figure: Figure, *, dpi: int) -> bytes:
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=dpi, facecolor="white")
-    return file.getvalue()

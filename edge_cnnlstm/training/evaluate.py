@@ -1,93 +1,195 @@
-"""How well a network does, frame by frame: in plain sight, behind the occluder, and across the occlusion."""
+"""How well a network does on clips that it never learnt from: scores, what lies behind them, and its worst clips."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
 
-from edge_cnnlstm.training.data.occluded_digits import Clip, Scene, Split, render_clip
+from edge_cnnlstm.errors import DataError
+from edge_cnnlstm.training.config import HeadConfig
+from edge_cnnlstm.training.data.clip import UNKNOWN, Clip, ClipSet
+from edge_cnnlstm.training.metrics import Meters
+from edge_cnnlstm.training.metrics.answered import Answered, hidden_for
+from edge_cnnlstm.training.metrics.details import answers, details
 from edge_cnnlstm.training.model import CnnLstm
+from edge_cnnlstm.training.tasks import due, truth_names
 
-EVALUATION_SEED = 1
-ACROSS = range(-6, 10)
-"""Frames relative to the first hidden one, over which accuracy is drawn."""
+SHOWN = 10
+"""Frames in the film strip of a clip."""
+SOON = 3
+"""The condition `hidden_3`: hidden, for at most this many frames so far."""
+TOGETHER = 256
+"""Clips that are scored at a time."""
 
-Answers = tuple[NDArray[np.int64], NDArray[np.float32]]
-"""What a network says of one clip: class [time] and box [time, 4], centre x, centre y, width, height in 0..1."""
-Answer = Callable[[NDArray[np.uint8]], Answers]
+Arrays = Mapping[str, NDArray[np.generic]]
+Answer = Callable[[NDArray[np.uint8]], Mapping[str, NDArray[np.float32]]]
+"""Frames of one clip, uint8 [time, height, width, 3], to the network's outputs by their names in the graph,
+float32 [time, …]. It starts from an empty memory each time."""
 
 
 @dataclass(frozen=True, slots=True)
-class Scores:
-    """Accuracy 0..1, centre error in pixels of the network's frame, mean IoU; split by the digit being in sight.
+class Evaluation:
+    """`scores` by name, as `metrics.Meters` computes them, also for each of the `conditions` alone.
 
-    `across_occlusion` is the accuracy at each frame of `ACROSS`, None where no clip reaches.
+    `heads`, by name, are tables and curves as plain data. `film` holds the clips that went worst, by their index:
+    their name, which frames to show, and each head's truth and answer there.
     """
 
     clips: int
-    visible: float
-    hidden: float
-    centre_error_px_visible: float
-    centre_error_px_hidden: float
-    iou: float
-    across_occlusion: tuple[float | None, ...]
+    frames: int
+    conditions: tuple[str, ...]
+    scores: dict[str, float]
+    heads: dict[str, dict[str, Any]]
+    film: dict[str, dict[str, Any]]
 
-
-def evaluation_clips(model: CnnLstm, count: int, split: Split = "test") -> list[Clip]:
-    """Render the first `count` evaluation clips of a split at the network's frame size."""
-    scene = Scene(height=model.config.height, width=model.config.width)
-    return [render_clip(split, EVALUATION_SEED, index, scene) for index in range(count)]
-
-
-def score(answer: Answer, clips: Iterable[Clip]) -> Scores:
-    """Score what `answer` says of each clip; every clip starts from an empty memory."""
-    correct, visible, error, overlap, since_hidden = [], [], [], [], []
-    for clip in clips:
-        classes, boxes = answer(clip.frames)
-        pixels = boxes * np.array([clip.frames.shape[2], clip.frames.shape[1]] * 2, np.float32)
-        correct.append(classes == clip.label)
-        visible.append(clip.visible)
-        error.append(np.linalg.norm(pixels[:, :2] - clip.boxes[:, :2], axis=1))
-        overlap.append(_iou(pixels, clip.boxes))
-        since_hidden.append(np.arange(len(clip.visible)) - _first_hidden(clip.visible))
-    right, seen, distance, shared, since = map(np.concatenate, (correct, visible, error, overlap, since_hidden))
-    return Scores(
-        clips=len(correct),
-        visible=float(right[seen].mean()),
-        hidden=float(right[~seen].mean()),
-        centre_error_px_visible=float(distance[seen].mean()),
-        centre_error_px_hidden=float(distance[~seen].mean()),
-        iou=float(shared.mean()),
-        across_occlusion=tuple(float(right[since == at].mean()) if (since == at).any() else None for at in ACROSS),
-    )
+    def document(self) -> dict[str, Any]:
+        """Return everything as JSON data."""
+        return asdict(self)
 
 
 def torch_answer(model: CnnLstm) -> Answer:
-    """Return the trained network as something that `score` can ask."""
-    classify = next(head.name for head in model.config.heads if head.task == "classify")
-    track = next(head.name for head in model.config.heads if head.task == "track")
+    """Return the trained network as something that `evaluate` can ask."""
 
     @torch.inference_mode()
-    def answer(frames: NDArray[np.uint8]) -> Answers:
-        outputs, _ = model.sequence(torch.from_numpy(frames)[None], model.initial_state())
-        return outputs[f"{classify}_logits"][0].argmax(1).numpy(), outputs[f"{track}_box"][0].numpy()
+    def answer(frames: NDArray[np.uint8]) -> Mapping[str, NDArray[np.float32]]:
+        empty = model.initial_state()
+        outputs, _ = model.sequence(torch.from_numpy(frames)[None].to(empty.h.device), empty)
+        return {name: values[0].float().cpu().numpy() for name, values in outputs.items()}
 
     return answer
 
 
-def _first_hidden(visible: NDArray[np.bool_]) -> int:
-    """Index of the first hidden frame, or beyond every frame when the digit is never hidden."""
-    return int(np.argmin(visible)) if not visible.all() else 10**6
+def evaluate(
+    answer: Answer,
+    clips: ClipSet | Sequence[Clip],
+    heads: tuple[HeadConfig, ...],
+    *,
+    limit: int | None = None,
+    progress: bool = False,
+) -> Evaluation:
+    """Score what `answer` says of every clip, or of the first `limit`.
+
+    Raises DataError when there is no clip, when the clips do not tell what these heads are asked, when nothing is
+    known about any of them, or when the network answers NaN or infinity.
+    """
+    count = len(clips) if limit is None else min(limit, len(clips))
+    if count < 1:
+        raise DataError("no clip to score", expected="one or more", fix="choose another split, or add clips")
+    if not isinstance(clips, Sequence):
+        _check_heads(heads, clips.heads)
+    indices = track(
+        range(count), "Scoring", console=Console(stderr=True), transient=True, disable=not progress, total=count
+    )
+    answered = [_answered(answer, _clip(clips, index), heads) for index in indices]
+    conditions = tuple(dict.fromkeys(name for clip in answered for name in clip.conditions))
+    scores = _scores(answered, heads, conditions)
+    if not scores:
+        raise DataError(
+            f"nothing is known about {count} clips", expected="truth to compare with", fix="choose another split"
+        )
+    found = {head.name: details(head, answered) for head in heads}
+    worst = sorted({row["clip"] for head in found.values() for row in head["worst"]})
+    return Evaluation(
+        clips=count,
+        frames=sum(clip.time for clip in answered),
+        conditions=conditions,
+        scores=scores,
+        heads=found,
+        film={str(index): _film(answered[index], heads) for index in worst},
+    )
 
 
-def _iou(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Intersection over union of boxes [n, 4] given as centre x, centre y, width, height."""
-    low = np.maximum(a[:, :2] - a[:, 2:] / 2, b[:, :2] - b[:, 2:] / 2)
-    high = np.minimum(a[:, :2] + a[:, 2:] / 2, b[:, :2] + b[:, 2:] / 2)
-    shared = np.prod(np.clip(high - low, 0, None), axis=1)
-    union = np.prod(a[:, 2:], axis=1) + np.prod(b[:, 2:], axis=1) - shared
-    return np.asarray(shared / union, np.float32)
+def _clip(clips: ClipSet | Sequence[Clip], index: int) -> Clip:
+    return clips[index] if isinstance(clips, Sequence) else clips.clip(index)
+
+
+def _check_heads(asked: tuple[HeadConfig, ...], told: tuple[HeadConfig, ...]) -> None:
+    known = {head.name: head for head in told}
+    for head in asked:
+        clips = known.get(head.name)
+        if clips is None or (clips.task, clips.labels) != (head.task, head.labels):
+            raise DataError(
+                f"the network answers {_described(head)}; the clips tell {', '.join(map(_described, told))}",
+                expected="clips that tell what the network was trained to answer, with the same labels in one order",
+                fix="evaluate on the data that it was trained on, or train on this",
+            )
+
+
+def _described(head: HeadConfig) -> str:
+    labels = [*head.labels[:3], "…"] if len(head.labels) > 4 else head.labels
+    return f"{head.name!r} ({head.task}{': ' if labels else ''}{', '.join(labels)})"
+
+
+def _answered(answer: Answer, clip: Clip, heads: tuple[HeadConfig, ...]) -> Answered:
+    outputs = answer(clip.frames)
+    for name, values in outputs.items():
+        if not np.isfinite(values).all():
+            raise DataError(
+                f"output {name!r} holds NaN or infinity on clip {clip.name!r}",
+                expected="finite numbers",
+                fix="the weights are bad: train again with a lower learning rate",
+            )
+    for head in heads:
+        for name in truth_names(head):
+            if name not in clip.truth:
+                raise DataError(
+                    f"clip {clip.name!r} says nothing of {name!r}",
+                    expected=f"truth for the head {head.name!r}",
+                    fix="evaluate on clips with the labels that the network was trained on",
+                )
+    asked = due(heads, {name: torch.from_numpy(values)[None] for name, values in clip.truth.items()})
+    hidden = clip.conditions.get("hidden")
+    soon = {} if hidden is None else {f"hidden_{SOON}": hidden & (hidden_for(hidden) <= SOON)}
+    return Answered(
+        name=clip.name,
+        height=clip.frames.shape[1],
+        width=clip.frames.shape[2],
+        outputs=outputs,
+        truth=clip.truth,
+        asked={name: values[0].numpy() for name, values in asked.items()},
+        conditions={**clip.conditions, **soon},
+    )
+
+
+def _scores(clips: Sequence[Answered], heads: tuple[HeadConfig, ...], conditions: tuple[str, ...]) -> dict[str, float]:
+    meters = Meters(heads, clips[0].height, clips[0].width)
+    for start in range(0, len(clips), TOGETHER):
+        some = clips[start : start + TOGETHER]
+        nowhere = [{name: np.zeros(clip.time, np.bool_) for name in conditions} for clip in some]
+        meters.update(
+            _stacked([clip.outputs for clip in some]),
+            _stacked([clip.truth for clip in some]),
+            _stacked([{**empty, **clip.conditions} for empty, clip in zip(nowhere, some, strict=True)]),
+        )
+    return meters.compute()
+
+
+def _stacked(clips: Sequence[Arrays]) -> dict[str, torch.Tensor]:
+    """Stack arrays, [time, …] each, by name; about the frames that a shorter clip lacks, nothing is known."""
+    return {name: torch.from_numpy(_padded([clip[name] for clip in clips])) for name in clips[0]}
+
+
+def _padded(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    first, time = arrays[0], max(len(array) for array in arrays)
+    missing = {"f": np.nan, "i": UNKNOWN, "b": False}[first.dtype.kind]
+    padded = np.full((len(arrays), time, *first.shape[1:]), missing, first.dtype)
+    for row, array in zip(padded, arrays, strict=True):
+        row[: len(array)] = array
+    return padded
+
+
+def _film(clip: Answered, heads: tuple[HeadConfig, ...]) -> dict[str, Any]:
+    frames = np.unique(np.linspace(0, clip.time - 1, SHOWN).round().astype(int)).tolist()
+    return {
+        "name": clip.name,
+        "frames": frames,
+        "conditions": {name: values[frames].tolist() for name, values in clip.conditions.items()},
+        "heads": {head.name: answers(head, clip, frames) for head in heads},
+    }
