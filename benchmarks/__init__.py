@@ -1,1 +1,1 @@
-"""Bundle in, numbers out. Knows bundles and `Stream`; never the training side."""
+"""What is measured. `latency` knows bundles and `Stream`, never the training side; `memory` trains."""

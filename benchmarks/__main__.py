@@ -1,4 +1,4 @@
-"""`python -m benchmarks latency BUNDLE`: numbers that one printed command reproduces."""
+"""`python -m benchmarks latency BUNDLE`, `memory` and `training`: numbers that one printed command reproduces."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from rich.table import Table
 from benchmarks import machine
 from benchmarks.latency import SAMPLES_FOR_P99, SCHEMA_VERSION, WARM_UP_FRAMES, Advance, Case, Plan, Result, percentile
 from benchmarks.latency import run as run_latency
+from benchmarks.memory.command import memory
+from benchmarks.training import training
 from edge_cnnlstm.bundle import format as bundle_format
 from edge_cnnlstm.cli import console
 
@@ -36,7 +38,11 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 
 @app.callback()
 def benchmarks() -> None:
-    """Measure a bundle: ratios first, every sample kept, machine and versions beside them."""
+    """Measure: every sample kept, machine and versions beside the numbers."""
+
+
+app.command()(memory)
+app.command()(training)
 
 
 @app.command()
