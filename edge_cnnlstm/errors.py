@@ -4,6 +4,7 @@
     ├── ConfigError        an option, preset or setting that does not exist or does not fit
     ├── DependencyError    an optional package that this call needs is not installed
     ├── DataError          clips or results that cannot be used
+    ├── InterruptedTraining  a training that was asked to stop; all that resuming it needs is saved
     ├── CheckpointError    a checkpoint that is missing, damaged, or not what its config says
     ├── ExportError        a network that cannot be lowered, or a graph that an engine refuses
     │   └── ParityError    a graph that does not compute what the trained network computes
@@ -47,6 +48,10 @@ class DependencyError(EdgeError):
 
 class DataError(EdgeError):
     """Data that cannot be used: clips to train or calibrate on, or the results that a report is made of."""
+
+
+class InterruptedTraining(EdgeError):  # noqa: N818 - nothing went wrong: a person asked for it
+    """A training that was asked to stop; all that resuming it needs is saved."""
 
 
 class CheckpointError(EdgeError):

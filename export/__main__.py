@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 from edge_cnnlstm.cli import console
-from edge_cnnlstm.cli.train import scores_table
-from edge_cnnlstm.training.checkpoint import load_checkpoint
+from edge_cnnlstm.cli.evaluate import scores_table
+from edge_cnnlstm.training.checkpoint import load_checkpoint, load_recipe_of
+from edge_cnnlstm.training.data.corpora import open_corpus
 from export.pipeline import as_report, export
 
 app = typer.Typer(add_completion=False)
@@ -31,13 +32,16 @@ def main(
     Nothing stands at OUT.edge unless every proof held.
     """
     started = time.time()
-    model = load_checkpoint(checkpoint)
-    exported = export(
-        model, output, clips=clips, budget=budget, progress=lambda step: console.console.print(f"[dim]·[/] {step}")
-    )
+    model, recipe = load_checkpoint(checkpoint), load_recipe_of(checkpoint)
+    corpus = open_corpus(recipe.data, recipe.model, recipe.seed)
+
+    def progress(step: str) -> None:
+        console.console.print(f"[dim]·[/] {step}")
+
+    exported = export(model, corpus, output, clips=clips, budget=budget, progress=progress)
     report = as_report(exported, output) | {"started": started, "seconds": time.time() - started}
     console.write_json(output.with_suffix(".export.json"), report)
-    console.output.print(scores_table(report["accuracy"]))
+    console.output.print(scores_table({name: found.document() for name, found in exported.evaluations.items()}))
     built = report["tensorrt_aot"]
     console.output.print(
         f"{built['version']} built int8_tensorrt ahead of time: {built['plan_bytes']:,} bytes, {built['seconds']:.2f} s"

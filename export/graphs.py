@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from torch.jit import TracerWarning  # type: ignore[attr-defined]  # public, but not marked so
 
 from edge_cnnlstm.errors import ExportError
-from edge_cnnlstm.spec import HeadSpec, ModelSpec, StatePair, TensorSpec
-from edge_cnnlstm.training.config import ModelConfig
+from edge_cnnlstm.spec import ModelSpec, StatePair, TensorSpec
 from edge_cnnlstm.training.model import CnnLstm, State
 
 OPSET = 19
@@ -25,7 +24,7 @@ OPSET = 19
 
 
 class StepModule(nn.Module):
-    """`CnnLstm.step` with flat inputs and outputs, in the order that `model_spec` names them."""
+    """`CnnLstm.step` with flat inputs and outputs, in the order that `spec_of` names them."""
 
     def __init__(self, model: CnnLstm) -> None:
         super().__init__()
@@ -34,22 +33,6 @@ class StepModule(nn.Module):
     def forward(self, frame: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, ...]:
         outputs, state = self.model.step(frame, State(h, c))
         return (*outputs.values(), state.h, state.c)
-
-
-def model_spec(model: CnnLstm, batch: int = 1) -> ModelSpec:
-    """Return what a runtime must know about this network's step graph, for a fixed batch of streams."""
-    config = model.config
-    with torch.inference_mode():
-        frame = torch.zeros(batch, config.height, config.width, 3, dtype=torch.uint8)
-        outputs, _ = model.step(frame, model.initial_state(batch))
-    memory = (config.layers, batch, config.hidden)
-    return ModelSpec(
-        frame=TensorSpec("frame", tuple(frame.shape), "uint8"),
-        fit=config.fit,
-        states=(StatePair("h", "h_next", memory), StatePair("c", "c_next", memory)),
-        outputs=tuple(TensorSpec(name, tuple(value.shape), "float32") for name, value in outputs.items()),
-        heads=tuple(_head_spec(config, index) for index in range(len(config.heads))),
-    )
 
 
 def export_step(module: nn.Module, spec: ModelSpec) -> onnx.ModelProto:
@@ -95,9 +78,3 @@ def _inline_shared_constants(graph: onnx.GraphProto) -> None:
         graph.node.remove(node)
     for node in graph.node:
         node.input[:] = [original.get(name, name) for name in node.input]
-
-
-def _head_spec(config: ModelConfig, index: int) -> HeadSpec:
-    head = config.heads[index]
-    suffixes = {"classify": ("logits",), "track": ("box", "presence")}[head.task]
-    return HeadSpec(head.name, head.task, tuple(f"{head.name}_{suffix}" for suffix in suffixes), head.labels)

@@ -53,9 +53,12 @@ class TypedCnnLstm(CnnLstm):
             self.add_module(name, child)
         self.normalise = NormaliseFrameHalf()
 
-    def remember(self, features: Tensor, state: State) -> tuple[Outputs, State]:
-        outputs, after = super().remember(features, State(state.h.half(), state.c))
-        return {name: value.float() for name, value in outputs.items()}, State(after.h.float(), after.c)
+    def advance(self, features: Tensor, state: State) -> tuple[Tensor, State]:
+        x, after = super().advance(features, State(state.h.half(), state.c))
+        return x, State(after.h.float(), after.c)
+
+    def read(self, x: Tensor) -> Outputs:
+        return {name: value.float() for name, value in super().read(x).items()}
 
 
 class NormaliseFrameHalf(nn.Module):

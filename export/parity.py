@@ -18,7 +18,7 @@ from edge_cnnlstm.errors import ParityError
 from edge_cnnlstm.runtime.backends.ort import OnnxRuntimeBackend, quantizes_fp16
 from edge_cnnlstm.runtime.proof import Deviation, deviation
 from edge_cnnlstm.spec import ModelSpec
-from edge_cnnlstm.training.data.occluded_digits import Clip
+from edge_cnnlstm.training.data.clip import Clip
 from edge_cnnlstm.training.model import CnnLstm
 
 STEPS = 64

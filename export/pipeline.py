@@ -6,7 +6,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,15 +23,19 @@ from edge_cnnlstm.gpu.engine import Plan, build_plan
 from edge_cnnlstm.runtime.backends.base import Backend
 from edge_cnnlstm.runtime.proof import Deviation
 from edge_cnnlstm.spec import ModelSpec
-from edge_cnnlstm.training.evaluate import Answers, Scores, evaluation_clips, score
+from edge_cnnlstm.training.data.clip import Clip, Corpus, Split
+from edge_cnnlstm.training.evaluate import Answer, Evaluation, evaluate
+from edge_cnnlstm.training.metrics.quality import quality
 from edge_cnnlstm.training.model import CnnLstm
-from export.graphs import StepModule, export_step, model_spec
+from edge_cnnlstm.training.spec_of import spec_of
+from export.graphs import StepModule, export_step
 from export.lower_ort import lower_ort
 from export.lower_trt import lower_trt
 from export.parity import golden_rollout, load, prove_graph
 from export.quantize import calibrate, fold_batch_norm, quantizable
 
 CALIBRATION_CLIPS = 64
+GOLDEN_CLIPS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,52 +64,66 @@ class Exported:
 
     bytes: dict[str, int]
     parity: dict[str, Deviation]
-    accuracy: dict[str, Scores]
+    evaluations: dict[str, Evaluation]
     plan: Plan
 
 
 Progress = Callable[[str], None]
 
 
-def export(model: CnnLstm, output: Path, *, clips: int, budget: float, progress: Progress = print) -> Exported:
+def export(
+    model: CnnLstm, corpus: Corpus, output: Path, *, clips: int, budget: float, progress: Progress = print
+) -> Exported:
     """Lower a trained network to every target, prove and measure each graph, and write the bundle.
 
+    `corpus` is what the network was trained on: its training clips calibrate, its validation clips make the golden
+    rollout, and `clips` of its test clips measure the accuracy of each graph. `budget` is how much of a head's
+    accuracy (mean IoU where it tracks, R² where it regresses), as a share, a quantized graph may lose.
+
     The bundle is reloaded and replayed by another process before it takes its name: until then nothing stands at
-    `output`. `clips` is how many test clips measure the accuracy of each graph, and `budget` how much accuracy,
-    as a share, a quantized graph may lose. Raises ConfigError for a network without memory, DataError when
-    calibration fails, ExportError when a graph cannot be traced or built or loses too much, and ParityError when
-    one does not compute what torch computes.
+    `output`. Raises ConfigError for a network without memory from frame to frame, DataError when calibration fails,
+    ExportError when a graph cannot be traced or built or loses too much, and ParityError when one does not compute
+    what torch computes.
     """
-    if model.config.layers == 0:
+    spec = spec_of(model)
+    if not spec.states:
         raise ConfigError(
-            "a network without LSTM layers", expected="one layer or more", fix="train with --layers 1 or more"
+            "a network that remembers nothing from frame to frame",
+            expected="one LSTM layer or more, along the frames",
+            fix='train with model.layers of 1 or more, and model.scan = "frames"',
         )
     progress("Quantizing: calibrating on rollouts that carry their state")
-    references = lower_all(model)
-    spec = model_spec(model)
+    references = lower_all(model, corpus)
     progress("Tracing one step graph per target")
     graphs = {name: export_step(StepModule(network), spec) for name, network in references.items()}
     progress("Proving: torch against each graph over a rollout with resets, and against corrupted controls")
-    golden = golden_rollout(references, evaluation_clips(model, 4, "validation"))
+    golden = golden_rollout(references, first_clips(corpus, "validation", GOLDEN_CLIPS))
     parity = {name: prove_graph(name, graph, spec, golden, LOWERINGS[name].tolerance) for name, graph in graphs.items()}
     files = {name: graph.SerializeToString() for name, graph in graphs.items()}
     progress("Building the TensorRT graph ahead of time")
     plan = build_plan(files["int8_tensorrt"], "int8_tensorrt", ahead_of_time=True)
-    tested, accuracy = evaluation_clips(model, clips), {}
+    tested, evaluations = first_clips(corpus, "test", clips), {}
     for name, graph in graphs.items():
-        progress(f"Measuring {name} on {clips} test clips")
-        accuracy[name] = score(backend_answer(load(graph, spec)), tested)
+        progress(f"Measuring {name} on {len(tested)} test clips")
+        evaluations[name] = evaluate(backend_answer(load(graph, spec)), tested, model.config.heads)
+    accuracy = {name: quality(found.scores, model.config.heads) for name, found in evaluations.items()}
     _check_accuracy(accuracy, budget)
     progress("Packing, and replaying the bundle in a fresh process")
     pack(output, spec, files, golden, accuracy)
-    return Exported({name: len(file) for name, file in files.items()}, parity, accuracy, plan)
+    return Exported({name: len(file) for name, file in files.items()}, parity, evaluations, plan)
 
 
-def lower_all(model: CnnLstm) -> dict[str, CnnLstm]:
+def first_clips(corpus: Corpus, split: Split, count: int) -> list[Clip]:
+    """Return the first clips of a split, as they are scored on: not augmented."""
+    clips = corpus.clips(corpus.splits[split], training=False)
+    return [clips.clip(index) for index in range(min(count, len(clips)))]
+
+
+def lower_all(model: CnnLstm, corpus: Corpus) -> dict[str, CnnLstm]:
     """Return the network as each target will compute it, in torch, by the name of its graph."""
     folded = fold_batch_norm(model)
     split = quantizable(folded)
-    learnt = calibrate(split, [clip.frames for clip in evaluation_clips(model, CALIBRATION_CLIPS, "train")])
+    learnt = calibrate(split, [clip.frames for clip in first_clips(corpus, "train", CALIBRATION_CLIPS)])
     return {
         "fp32": folded,
         "int8_onnxruntime": lower_ort(split, learnt),
@@ -113,37 +131,31 @@ def lower_all(model: CnnLstm) -> dict[str, CnnLstm]:
     }
 
 
-def backend_answer(backend: Backend) -> Callable[[NDArray[np.uint8]], Answers]:
-    """Return a backend as something that `score` can ask, one step a frame."""
-    spec = backend.spec
-    logits = next(head.outputs[0] for head in spec.heads if head.task == "classify")
-    box = next(head.outputs[0] for head in spec.heads if head.task == "track")
+def backend_answer(backend: Backend) -> Answer:
+    """Return a backend as something that `evaluate` can ask, one step a frame."""
 
-    def answer(frames: NDArray[np.uint8]) -> Answers:
+    def answer(frames: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
         backend.reset()
-        classes = np.empty(len(frames), np.int64)
-        boxes = np.empty((len(frames), 4), np.float32)
-        for index, pixels in enumerate(frames):
-            outputs = backend.infer(pixels)
-            classes[index] = outputs[logits][0].argmax()
-            boxes[index] = outputs[box][0]
-        return classes, boxes
+        steps = [{name: value[0].copy() for name, value in backend.infer(pixels).items()} for pixels in frames]
+        return {name: np.stack([step[name] for step in steps]).astype(np.float32) for name in steps[0]}
 
     return answer
 
 
-def _check_accuracy(accuracy: dict[str, Scores], budget: float) -> None:
+def _check_accuracy(accuracy: dict[str, dict[str, float]], budget: float) -> None:
     for name, scores in accuracy.items():
-        lost = max(accuracy["fp32"].visible - scores.visible, accuracy["fp32"].hidden - scores.hidden)
+        lost, worst = max((accuracy["fp32"][score] - value, score) for score, value in scores.items())
         if lost > budget:
             raise ExportError(
-                f"graph {name!r} loses {lost:.2%} of accuracy to quantization",
+                f"graph {name!r} loses {lost:.2%} of {worst} to quantization",
                 expected=f"at most {budget:.2%}",
                 fix="train for longer, or allow more with --budget",
             )
 
 
-def pack(output: Path, spec: ModelSpec, files: dict[str, bytes], golden: Golden, accuracy: dict[str, Scores]) -> None:
+def pack(
+    output: Path, spec: ModelSpec, files: dict[str, bytes], golden: Golden, accuracy: dict[str, dict[str, float]]
+) -> None:
     """Write the bundle under a temporary name, have a fresh process verify it, and only then name it `output`."""
     graphs = tuple(
         Graph(
@@ -152,11 +164,11 @@ def pack(output: Path, spec: ModelSpec, files: dict[str, bytes], golden: Golden,
             LOWERINGS[name].dialect,
             LOWERINGS[name].precision,
             LOWERINGS[name].tolerance,
-            {"visible": accuracy[name].visible, "hidden": accuracy[name].hidden},
+            accuracy[name],
         )
         for name in files
     )
-    labels = next(head.labels for head in spec.heads if head.task == "classify")
+    labels = [label for head in spec.heads for label in head.labels]
     members = {f"graphs/{name}.onnx": file for name, file in files.items()} | {
         bundle_format.GOLDEN: golden_format.dump(golden),
         "labels.txt": "".join(f"{label}\n" for label in labels).encode(),
@@ -187,15 +199,16 @@ def pack(output: Path, spec: ModelSpec, files: dict[str, bytes], golden: Golden,
 
 
 def _card(name: str, spec: ModelSpec, graphs: tuple[Graph, ...]) -> str:
+    scores = list(graphs[0].accuracy)
     rows = "".join(
-        f"| {graph.name} | {graph.precision} | {graph.accuracy['visible']:.1%} | {graph.accuracy['hidden']:.1%} |\n"
+        f"| {graph.name} | {graph.precision} | {' | '.join(f'{graph.accuracy[score]:.1%}' for score in scores)} |\n"
         for graph in graphs
     )
     heads = ", ".join(f"{head.name} ({head.task})" for head in spec.heads)
     return (
         f"# {name}\n\n"
         f"Frames: {spec.width}×{spec.height} RGB, other sizes by `{spec.fit}`. Heads: {heads}.\n\n"
-        f"| graph | precision | accuracy, in sight | accuracy, hidden |\n|---|---|---|---|\n{rows}"
+        f"| graph | precision | {' | '.join(scores)} |\n|---|---|{'---|' * len(scores)}\n{rows}"
     )
 
 
@@ -204,7 +217,8 @@ def as_report(exported: Exported, output: Path) -> dict[str, Any]:
     return {
         "bundle": {"file": output.name, "bytes": output.stat().st_size},
         "graph_bytes": exported.bytes,
-        "accuracy": {name: asdict(scores) for name, scores in exported.accuracy.items()},
+        "accuracy": {name: found.scores for name, found in exported.evaluations.items()},
+        "clips": next(iter(exported.evaluations.values())).clips,
         "parity": {
             name: {
                 "max_abs_output": found.output,

@@ -21,6 +21,7 @@ from edge_cnnlstm.runtime.frame import Pixels
 from edge_cnnlstm.spec import HeadSpec, ModelSpec, StatePair, TensorSpec
 
 if TYPE_CHECKING:
+    from edge_cnnlstm.training.data.clip import Corpus
     from edge_cnnlstm.training.model import CnnLstm
 
 ROOT = Path(__file__).parent.parent
@@ -214,32 +215,47 @@ def _sigmoid(values: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 @pytest.fixture(scope="session")
-def trained() -> CnnLstm:
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A nano network trained for a few seconds: enough for its activations to have a shape worth calibrating."""
-    from edge_cnnlstm.training.config import preset_config
-    from edge_cnnlstm.training.data.occluded_digits import HEADS
-    from edge_cnnlstm.training.fit import FitConfig, fit, shortened
+    from edge_cnnlstm.training import run
+    from edge_cnnlstm.training.recipe import load_recipe
 
-    return fit(preset_config("nano", HEADS), shortened(FitConfig(), 24), progress=False)
+    folder = tmp_path_factory.mktemp("trained") / "checkpoint"
+    stages = "fit.stages=[{epochs=2, frames=3, batch=48}, {epochs=3, batch=24}]"
+    run.train(load_recipe("occluded-digits", ["data.clips=144", "data.held_out=64", stages]), folder, progress=False)
+    return folder
 
 
 @pytest.fixture(scope="session")
-def lowered(trained: CnnLstm) -> dict[str, CnnLstm]:
+def corpus(checkpoint: Path) -> Corpus:
+    """What the trained network was trained on."""
+    from edge_cnnlstm.training.checkpoint import load_recipe_of
+    from edge_cnnlstm.training.data.corpora import open_corpus
+
+    recipe = load_recipe_of(checkpoint)
+    return open_corpus(recipe.data, recipe.model, recipe.seed)
+
+
+@pytest.fixture(scope="session")
+def trained(checkpoint: Path) -> CnnLstm:
+    from edge_cnnlstm.training.checkpoint import load_checkpoint
+
+    return load_checkpoint(checkpoint)
+
+
+@pytest.fixture(scope="session")
+def lowered(trained: CnnLstm, corpus: Corpus) -> dict[str, CnnLstm]:
     """The trained network as each target computes it."""
     from export.pipeline import lower_all
 
-    return lower_all(trained)
+    return lower_all(trained, corpus)
 
 
 @pytest.fixture(scope="session")
-def exported(trained: CnnLstm, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle that `python -m export` makes of the trained network."""
-    from edge_cnnlstm.training.checkpoint import save_checkpoint
-
-    folder = tmp_path_factory.mktemp("exported")
-    save_checkpoint(trained, folder / "checkpoint")
-    bundle = folder / "digits.edge"
-    command = [sys.executable, "-m", "export", folder / "checkpoint", "-o", bundle, "--clips", "4", "--budget", "1"]
+    bundle = tmp_path_factory.mktemp("exported") / "digits.edge"
+    command = [sys.executable, "-m", "export", checkpoint, "-o", bundle, "--clips", "4", "--budget", "1"]
     made = subprocess.run([*map(str, command)], capture_output=True, text=True, cwd=ROOT, check=False)
     assert made.returncode == 0, made.stdout + made.stderr
     return bundle

@@ -6,10 +6,13 @@ import typer
 
 from edge_cnnlstm.cli import console
 from edge_cnnlstm.cli.bundle import inspect, verify
+from edge_cnnlstm.cli.evaluate import evaluate
+from edge_cnnlstm.cli.predict import predict
 from edge_cnnlstm.cli.report import report
 from edge_cnnlstm.cli.run import run
 from edge_cnnlstm.cli.sample_video import sample_video
-from edge_cnnlstm.cli.train import evaluate, train
+from edge_cnnlstm.cli.train import recipes, train
+from edge_cnnlstm.cli.tune import cross_validate, tune
 
 app = typer.Typer(
     name="edge-cnnlstm",
@@ -20,7 +23,19 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-for command in (train, evaluate, inspect, verify, run, sample_video, report):
+for command in (
+    train,
+    recipes,
+    tune,
+    cross_validate,
+    evaluate,
+    predict,
+    inspect,
+    verify,
+    run,
+    sample_video,
+    report,
+):
     app.command()(command)
 
 

@@ -20,16 +20,21 @@ def sample_video(
 
     Beside OUT.mp4 it writes OUT.truth.jsonl: what each frame shows.
     """
-    from edge_cnnlstm.training.data.occluded_digits import Scene, render_clip
+    from edge_cnnlstm.training.data.occluded_digits import Scene, held_out_clip
     from edge_cnnlstm.training.data.video import write_video
 
     scene = Scene(frames=48, height=240, width=320)
-    clips = [render_clip("test", seed, index, scene) for index in range(scenes)]
+    clips = [held_out_clip(index, scene, seed=seed) for index in range(scenes)]
     write_video(path, (frame for clip in clips for frame in clip.frames), scene.height, scene.width, rate=30)
+    size = [scene.width, scene.height] * 2
     truth = [
-        {"label": str(clip.label), "box": [round(float(v), 2) for v in box], "visible": bool(visible)}
+        {
+            "label": str(clip.truth["digit"][time]),
+            "box": [round(float(v), 2) for v in clip.truth["target_box"][time] * size],
+            "visible": bool(clip.truth["target_visible"][time]),
+        }
         for clip in clips
-        for box, visible in zip(clip.boxes, clip.visible, strict=True)
+        for time in range(scene.frames)
     ]
     path.with_suffix(".truth.jsonl").write_text("".join(json.dumps(frame) + "\n" for frame in truth))
     console.print(f"Wrote [bold]{path}[/]: {len(truth)} frames of {scene.width}×{scene.height}")

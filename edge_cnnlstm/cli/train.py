@@ -1,79 +1,75 @@
-"""Train and evaluate."""
+"""Train."""
 
 from __future__ import annotations
 
-import time
-from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from edge_cnnlstm.cli.console import console, output, write_json
+from edge_cnnlstm.cli.console import console, output
+from edge_cnnlstm.errors import ConfigError
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe: --set model.layers=2"),
+]
 
 
 def train(
-    destination: Annotated[Path, typer.Option("-o", "--output", help="Folder for the checkpoint.")],
-    preset: Annotated[str, typer.Option(help="Size of the network: nano.")] = "nano",
-    layers: Annotated[
-        int | None, typer.Option(help="LSTM layers instead of the preset's; 0 is the same CNN without memory.")
+    recipe: Annotated[
+        str | None, typer.Argument(metavar="RECIPE", help="A TOML file, or a recipe that ships: see `recipes`.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of weights, clips and their order.")] = 0,
-    batches: Annotated[
-        int | None, typer.Option(min=10, help="Train on this many batches instead of the full curriculum.")
+    folder: Annotated[Path | None, typer.Option("-o", "--output", help="New folder for the checkpoint.")] = None,
+    overrides: Overrides = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Go on with the interrupted training in this folder.")
     ] = None,
 ) -> None:
-    """Train a network on occluded moving digits: which digit is it, where is it, is it in sight?
+    """Train a network as a recipe says: network, data, how to fit.
 
-    Writes weights.safetensors, config.json and training.json.
+    Writes the weights, the network's configuration, the whole recipe and the course of the training. Ctrl-C stops
+    after the batch at hand; --resume goes on to the weights that an uninterrupted training would have reached.
     """
-    from edge_cnnlstm.training.checkpoint import save_checkpoint
-    from edge_cnnlstm.training.config import preset_config
-    from edge_cnnlstm.training.data.occluded_digits import HEADS
-    from edge_cnnlstm.training.fit import FitConfig, fit, shortened
+    from edge_cnnlstm.training import run
+    from edge_cnnlstm.training.recipe import load_recipe
 
-    started = time.time()
-    config = preset_config(preset, HEADS, layers=layers)
-    how = FitConfig(seed=seed) if batches is None else shortened(FitConfig(seed=seed), batches)
-    memory = f"{config.layers} LSTM layer{'s' if config.layers != 1 else ''} of {config.hidden}"
-    destination.mkdir(parents=True, exist_ok=True)  # now, not after minutes of training
-    console.print(f"Training [bold]{preset}[/] with {memory if config.layers else 'no memory'}")
-    model = fit(config, how)
-    save_checkpoint(model, destination)
-    report = {"started": started, "seconds": time.time() - started, "preset": preset, "fit": asdict(how)}
-    write_json(destination / "training.json", report)
-    console.print(f"Saved [bold]{destination}[/] after {report['seconds']:.0f} s")
+    if resume is not None:
+        if recipe is not None or folder is not None or overrides:
+            raise ConfigError(
+                "--resume with a recipe, an output or settings",
+                expected="--resume FOLDER alone: a training goes on as it began",
+                fix="leave the others out, or begin a new training",
+            )
+        console.print(f"Going on with [bold]{resume}[/]")
+        fitted, folder = run.resume(resume), resume
+    else:
+        if recipe is None or folder is None:
+            raise ConfigError(
+                "no recipe" if recipe is None else "no output folder",
+                expected="edge-cnnlstm train RECIPE --output FOLDER",
+                fix="edge-cnnlstm train occluded-digits --output runs/mine",
+            )
+        chosen = load_recipe(recipe, overrides or [])
+        memory = f"{chosen.model.layers} × LSTM {chosen.model.hidden}" if chosen.model.layers else "no memory"
+        console.print(f"Training [bold]{chosen.model.preset}[/] with {memory} on {chosen.data.kind}")
+        fitted = run.train(chosen, folder)
+    scores = ", ".join(f"{name} {value:.4g}" for name, value in fitted.scores.items() if name.count(".") < 2)
+    console.print(f"Saved [bold]{folder}[/], epoch {fitted.kept_epoch}; validation {scores}", highlight=False)
 
 
-def evaluate(
-    checkpoints: Annotated[list[Path], typer.Argument(help="One or more checkpoints, compared on the same clips.")],
-    clips: Annotated[int, typer.Option(min=1, help="How many test clips of 16 frames.")] = 400,
-    destination: Annotated[Path | None, typer.Option("-o", "--output", help="Also write the scores as JSON.")] = None,
+def recipes(
+    name: Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="Show this one, complete, as TOML.")] = None,
 ) -> None:
-    """Measure checkpoints on digits that training never saw: in sight, behind the occluder, and where they are."""
-    from edge_cnnlstm.training.checkpoint import load_checkpoint
-    from edge_cnnlstm.training.evaluate import ACROSS, evaluation_clips, score, torch_answer
+    """List the recipes that ship with the package, or show one to begin from: recipes gestures > mine.toml."""
+    from edge_cnnlstm.training.recipe import dump_recipe, load_recipe, shipped_recipes
 
-    scores: dict[str, Any] = {}
-    for checkpoint in checkpoints:
-        model = load_checkpoint(checkpoint)
-        scores[checkpoint.name] = asdict(score(torch_answer(model), evaluation_clips(model, clips)))
-    output.print(scores_table(scores))
-    if destination is not None:
-        write_json(destination, {"across": list(ACROSS), "scores": scores})
-
-
-def scores_table(scores: dict[str, Any]) -> Table:
-    """Return the scores of several networks as a table."""
-    table = Table("network", "in sight", "hidden", "centre error in sight", "hidden", "IoU")
-    for name, row in scores.items():
-        table.add_row(
-            name,
-            f"{row['visible']:.1%}",
-            f"{row['hidden']:.1%}",
-            f"{row['centre_error_px_visible']:.2f} px",
-            f"{row['centre_error_px_hidden']:.2f} px",
-            f"{row['iou']:.2f}",
+    if name is not None:
+        output.out(dump_recipe(load_recipe(name)), end="", highlight=False)
+        return
+    for shipped in shipped_recipes():
+        recipe = load_recipe(shipped)
+        output.print(
+            f"[bold]{shipped}[/]  {recipe.model.preset} on {recipe.data.kind}, {recipe.fit.epochs} epochs",
+            highlight=False,
         )
-    return table

@@ -1,27 +1,43 @@
-"""A checkpoint: a folder with `weights.safetensors` and `config.json`, and nothing that can run code."""
+"""A checkpoint: a folder that holds a network and how it came to be, and nothing that can run code.
+
+weights.safetensors   the network's weights
+config.json           the network: backbone, memory, heads
+training.toml         the whole recipe: training it again gives the same weights
+training.json         data digest, versions, commit, course and scores of the training
+resume.safetensors    while training is unfinished: the last weights, the optimizer's moments, the carried memory
+resume.json           while training is unfinished: where it stands
+"""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from edge_cnnlstm.errors import CheckpointError
 from edge_cnnlstm.training.config import ModelConfig
 from edge_cnnlstm.training.model import CnnLstm
+from edge_cnnlstm.training.recipe import Recipe, dump_recipe, load_recipe
 
 WEIGHTS = "weights.safetensors"
 CONFIG = "config.json"
+RECIPE = "training.toml"
+REPORT = "training.json"
+RESUME_TENSORS = "resume.safetensors"
+RESUME_STATE = "resume.json"
 
 
 def save_checkpoint(model: CnnLstm, folder: Path) -> None:
     """Write the network's weights and configuration into `folder`, which is made if missing."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, folder / WEIGHTS)
-    (folder / CONFIG).write_text(model.config.model_dump_json(indent=2) + "\n")
+    save_tensors(model.state_dict(), folder / WEIGHTS)
+    _replace(folder / CONFIG, model.config.model_dump_json(indent=2) + "\n")
 
 
 def load_checkpoint(folder: Path) -> CnnLstm:
@@ -32,10 +48,59 @@ def load_checkpoint(folder: Path) -> CnnLstm:
     """
     config = _read_config(folder / CONFIG)
     model = CnnLstm(config)
-    weights = _read_weights(folder / WEIGHTS)
+    weights = load_tensors(folder / WEIGHTS)
     _check_weights(weights, model.state_dict(), folder)
     model.load_state_dict(weights)
     return model.eval()
+
+
+def save_recipe(recipe: Recipe, folder: Path) -> None:
+    """Write the recipe beside the weights that it makes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _replace(folder / RECIPE, dump_recipe(recipe))
+
+
+def load_recipe_of(folder: Path, overrides: tuple[str, ...] = ()) -> Recipe:
+    """Return the recipe that a checkpoint was trained with, after overrides `a.b=value`."""
+    return load_recipe(_require(folder / RECIPE), overrides)
+
+
+def save_json(document: Mapping[str, Any], path: Path) -> None:
+    """Write a document; a reader sees the old file or the new one, never half of it."""
+    _replace(path, json.dumps(document, indent=2) + "\n")
+
+
+def load_json(path: Path) -> dict[str, Any]:
+    """Read a document of a checkpoint; raises CheckpointError when it is missing or damaged."""
+    try:
+        document = json.loads(_require(path).read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise _damaged(path, error) from error
+    if not isinstance(document, dict):
+        raise _damaged(path, TypeError("not a JSON object"))
+    return document
+
+
+def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Write tensors; a reader sees the old file or the new one, never half of it."""
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    # Written by Python, with the permissions that this user's files have: the library's own would be private.
+    unfinished.write_bytes(save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
+    unfinished.replace(path)
+
+
+def load_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Read tensors; raises CheckpointError when the file is missing or damaged."""
+    try:
+        return load_file(_require(path))
+    except SafetensorError as error:
+        raise _damaged(path, error) from error
+
+
+def _replace(path: Path, text: str) -> None:
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished.write_text(text)
+    unfinished.replace(path)
 
 
 def _read_config(path: Path) -> ModelConfig:
@@ -51,22 +116,20 @@ def _read_config(path: Path) -> ModelConfig:
         ) from error
 
 
-def _read_weights(path: Path) -> dict[str, torch.Tensor]:
-    try:
-        return load_file(_require(path))
-    except SafetensorError as error:
-        raise CheckpointError(
-            f"{path}: {error}",
-            expected="a complete safetensors file",
-            fix="the file is damaged or was cut short: copy it again, or train again",
-        ) from error
+def _damaged(path: Path, error: Exception) -> CheckpointError:
+    kind = "safetensors" if path.suffix == ".safetensors" else "JSON"
+    return CheckpointError(
+        f"{path}: {error}",
+        expected=f"a complete {kind} file",
+        fix="the file is damaged or was cut short: copy it again, or train again",
+    )
 
 
 def _require(path: Path) -> Path:
     if not path.is_file():
         raise CheckpointError(
             f"no file {path}",
-            expected=f"a checkpoint folder with {CONFIG} and {WEIGHTS}",
+            expected=f"a checkpoint folder with {CONFIG}, {WEIGHTS} and {RECIPE}",
             fix="give the folder that `edge-cnnlstm train --output` wrote",
         )
     return path

@@ -3,89 +3,206 @@
 from __future__ import annotations
 
 import difflib
-import math
-from typing import Literal
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from edge_cnnlstm.errors import ConfigError
 from edge_cnnlstm.spec import FitMode, Task
 
+Activation = Literal["relu", "relu6", "leaky_relu", "elu", "gelu", "silu", "hardswish", "tanh"]
 
-class _Config(BaseModel):
+
+class Section(BaseModel):
+    """Base of every part of a configuration: immutable, and unknown keys are refused."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class BackboneConfig(_Config):
-    """Convolutional stages: a width and a stride each, and how the last feature map is read.
+class ConvConfig(Section):
+    """Plain convolutional stages: a width and a stride each, and how the last feature map is read.
 
-    `where_channels = 0` flattens the map; more reads it as *what and where* (see `model.Backbone`).
+    `where_channels = 0` flattens the map; more reads it as *what and where* (see `backbones.Readout`).
     """
 
+    kind: Literal["conv"] = "conv"
     channels: tuple[int, ...] = Field(min_length=1)
     strides: tuple[int, ...]
     max_pool: bool = False
+    batch_norm: bool = True
     where_channels: int = Field(default=0, ge=0)
-    activation: Literal["relu", "relu6", "silu"] = "relu"
+    activation: Activation = "relu"
 
     @model_validator(mode="after")
-    def _one_stride_per_stage(self) -> BackboneConfig:
+    def _one_stride_per_stage(self) -> ConvConfig:
         if len(self.strides) != len(self.channels):
             raise ValueError(f"{len(self.channels)} stages need as many strides, not {len(self.strides)}")
         return self
 
-    def cells(self, height: int, width: int) -> int:
-        """Number of positions in the last feature map for frames of this size in pixels."""
-        for stride in self.strides:
-            height, width = math.ceil(height / stride), math.ceil(width / stride)
-            if self.max_pool:
-                height, width = height // 2, width // 2
-        return height * width
+
+class ResidualStage(Section):
+    """`repeats` inverted residual blocks of one width; the first has the stride."""
+
+    expand: int = Field(default=4, gt=0)
+    channels: int = Field(gt=0)
+    repeats: int = Field(default=1, gt=0)
+    stride: int = Field(default=1, gt=0)
 
 
-class HeadConfig(_Config):
-    """One head: its name, its task, and for `classify` its labels in the order of the scores."""
+class ResidualConfig(Section):
+    """Depthwise-separable inverted residuals (MobileNetV2, arXiv 1801.04381) behind a strided stem."""
 
-    name: str
+    kind: Literal["residual"] = "residual"
+    stem: int = Field(gt=0)
+    stages: tuple[ResidualStage, ...] = Field(min_length=1)
+    where_channels: int = Field(default=8, ge=0)
+    activation: Activation = "relu6"
+
+
+class ModuleConfig(Section):
+    """Any `nn.Module` that is installed: `module = "package.module:Class"`, built with `options`.
+
+    It maps the normalised frame, float32 [batch, 3, height, width], to a feature map [batch, channels, rows,
+    columns] or to a vector [batch, features].
+    """
+
+    kind: Literal["module"] = "module"
+    module: str = Field(pattern=r"^[\w.]+:\w+$")
+    options: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    where_channels: int = Field(default=0, ge=0)
+    activation: Activation = "relu"
+
+
+BackboneConfig = Annotated[ConvConfig | ResidualConfig | ModuleConfig, Field(discriminator="kind")]
+
+
+class HeadConfig(Section):
+    """One head: its name, its task, and what its numbers mean.
+
+    `labels` are the classes of a `classify` head, in the order of its scores (two labels make it binary), and the
+    names of the values of a `regress` head. `per = "clip"` asks for the answer at a clip's last frame only. A
+    `regress` head answers `centre + spread · output`, so that the network itself works on numbers near 1.
+    """
+
+    name: str = Field(pattern=r"^\w+$")
     task: Task
     labels: tuple[str, ...] = ()
+    per: Literal["frame", "clip"] = "frame"
+    centre: tuple[float, ...] = ()
+    spread: tuple[float, ...] = ()
+
+    @model_validator(mode="after")
+    def _labels_fit_the_task(self) -> HeadConfig:
+        if self.task == "classify" and len(self.labels) < 2:
+            raise ValueError(f"a classify head needs two labels or more, not {len(self.labels)}")
+        if self.task == "regress" and not len(self.labels) == len(self.centre) == len(self.spread) > 0:
+            raise ValueError("a regress head needs a label, a centre and a spread for each value")
+        if len(set(self.labels)) != len(self.labels):
+            raise ValueError(f"the labels {', '.join(self.labels)} are not all different")
+        return self
 
 
-class ModelConfig(_Config):
-    """A whole network. `layers = 0` is the same network without memory."""
+class NetworkConfig(Section):
+    """Everything about a network but its heads, which the data brings.
 
+    Whatever is not given comes from the preset. `layers = 0` is the same network without memory. `scan` says what
+    the memory runs along: the frames of a video, or the rows of one image's feature map, from an empty memory for
+    each image.
+    """
+
+    preset: str = "nano"
     height: int = Field(gt=0)
     width: int = Field(gt=0)
     fit: FitMode = "crop"
+    scan: Literal["frames", "rows"] = "frames"
     backbone: BackboneConfig
     layers: int = Field(ge=0)
     hidden: int = Field(gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_preset(cls, given: Any) -> Any:
+        return _merged(_preset(given.get("preset", "nano")), given) if isinstance(given, Mapping) else given
+
+    @model_validator(mode="after")
+    def _rows_can_be_scanned(self) -> NetworkConfig:
+        if self.scan == "rows" and self.layers == 0:
+            raise ValueError("scanning rows needs an LSTM layer or more")
+        if self.scan == "rows" and self.backbone.where_channels:
+            raise ValueError("scanning rows reads the whole feature map: set backbone.where_channels to 0")
+        return self
+
+
+class ModelConfig(NetworkConfig):
+    """A whole network."""
+
     heads: tuple[HeadConfig, ...] = Field(min_length=1)
 
-    @property
-    def features(self) -> int:
-        """Width of the vector that the backbone hands to the memory."""
-        cells = self.backbone.cells(self.height, self.width)
-        last = self.backbone.channels[-1]
-        return last + self.backbone.where_channels * cells if self.backbone.where_channels else last * cells
+    @field_validator("heads")
+    @classmethod
+    def _names_differ(cls, heads: tuple[HeadConfig, ...]) -> tuple[HeadConfig, ...]:
+        if len({head.name for head in heads}) != len(heads):
+            raise ValueError(f"the heads {', '.join(head.name for head in heads)} are not all different")
+        return heads
 
 
-class Preset(_Config):
-    """Everything about a network but its heads, which the data set brings."""
-
-    side: int
-    backbone: BackboneConfig
-    layers: int
-    hidden: int
-
-
-PRESETS = {
-    "nano": Preset(
-        side=64,
-        backbone=BackboneConfig(channels=(16, 32, 64, 64), strides=(2, 2, 2, 1), where_channels=8),
-        layers=1,
-        hidden=96,
-    ),
+PRESETS: dict[str, dict[str, Any]] = {
+    # The article's network. Repaired: its listing never connects its layers, so here each reads the one before it;
+    # its LSTMs would have been given a four-dimensional map, which is flattened (or scanned by rows) here; and its
+    # second and third LSTM need a sequence, so each hands on its output at every step and not only at the last.
+    "reference": {
+        "height": 32,
+        "width": 32,
+        "backbone": {
+            "kind": "conv",
+            "channels": (32, 64, 128),
+            "strides": (1, 1, 1),
+            "max_pool": True,
+            "batch_norm": False,
+        },
+        "layers": 3,
+        "hidden": 256,
+    },
+    "nano": {
+        "height": 64,
+        "width": 64,
+        "backbone": {"kind": "conv", "channels": (16, 32, 64, 64), "strides": (2, 2, 2, 1), "where_channels": 8},
+        "layers": 1,
+        "hidden": 96,
+    },
+    "small": {
+        "height": 112,
+        "width": 112,
+        "backbone": {
+            "kind": "conv",
+            "channels": (16, 32, 64, 128, 128),
+            "strides": (2, 2, 2, 2, 1),
+            "where_channels": 8,
+        },
+        "layers": 1,
+        "hidden": 128,
+    },
+    "base": {
+        "height": 224,
+        "width": 224,
+        "backbone": {
+            "kind": "residual",
+            "stem": 32,
+            "stages": (
+                {"expand": 1, "channels": 16, "repeats": 1, "stride": 1},
+                {"expand": 6, "channels": 24, "repeats": 2, "stride": 2},
+                {"expand": 6, "channels": 32, "repeats": 3, "stride": 2},
+                {"expand": 6, "channels": 64, "repeats": 4, "stride": 2},
+                {"expand": 6, "channels": 96, "repeats": 3, "stride": 1},
+                {"expand": 6, "channels": 160, "repeats": 3, "stride": 2},
+            ),
+            "where_channels": 8,
+        },
+        "layers": 1,
+        "hidden": 256,
+    },
 }
 
 
@@ -94,21 +211,34 @@ def preset_config(name: str, heads: tuple[HeadConfig, ...], *, layers: int | Non
 
     Raises ConfigError for an unknown preset or a layer count below 0.
     """
-    if name not in PRESETS:
-        nearest = difflib.get_close_matches(name, PRESETS, n=1)
-        raise ConfigError(
-            f"unknown preset {name!r}",
-            expected=f"one of {', '.join(PRESETS)}",
-            fix=f"did you mean {nearest[0]!r}?" if nearest else "choose one of these",
-        )
     if layers is not None and layers < 0:
         raise ConfigError(f"{layers} LSTM layers", expected="0 or more", fix="use 0 for the network without memory")
-    preset = PRESETS[name]
-    return ModelConfig(
-        height=preset.side,
-        width=preset.side,
-        backbone=preset.backbone,
-        layers=preset.layers if layers is None else layers,
-        hidden=preset.hidden,
-        heads=heads,
-    )
+    other = {} if layers is None else {"layers": layers}
+    return ModelConfig.model_validate({"preset": name, "heads": heads, **other})
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return what to tell a person who wrote `name` where one of `known` belongs."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {close[0]!r}?" if close else "choose one of these"
+
+
+def _preset(name: str) -> dict[str, Any]:
+    if name not in PRESETS:
+        raise ConfigError(
+            f"unknown preset {name!r}", expected=f"one of {', '.join(PRESETS)}", fix=nearest(name, PRESETS)
+        )
+    return PRESETS[name]
+
+
+def _merged(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `base` with what is `given` laid over it, table by table; a table of another kind replaces the old one."""
+    merged = dict(base)
+    for key, value in given.items():
+        old = merged.get(key)
+        if isinstance(old, Mapping) and isinstance(value, Mapping):
+            # The backbone is the one table in a preset, and it has a kind.
+            merged[key] = _merged(old, value) if value.get("kind", old["kind"]) == old["kind"] else value
+        else:
+            merged[key] = value
+    return merged

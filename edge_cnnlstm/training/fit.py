@@ -1,130 +1,178 @@
-"""Training: Lightning runs the loop; clips carry state into each other as frames of a stream do."""
+"""Train a network as a recipe says: Lightning runs the loop."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+import signal
 import warnings
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
 import lightning
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, RichProgressBar
-from torch import Tensor
-from torch.utils.data import DataLoader
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from numpy.typing import NDArray
 
-from edge_cnnlstm.errors import ConfigError, DataError
-from edge_cnnlstm.training import tasks
 from edge_cnnlstm.training.config import ModelConfig
-from edge_cnnlstm.training.data.clips import ClipBatches, Stage
-from edge_cnnlstm.training.model import CnnLstm, State
+from edge_cnnlstm.training.data.clip import ClipSet, Corpus, Split
+from edge_cnnlstm.training.data.corpora import open_corpus
+from edge_cnnlstm.training.interruption import Interruption
+from edge_cnnlstm.training.learner import Learner, OnEpoch
+from edge_cnnlstm.training.model import CnnLstm
+from edge_cnnlstm.training.progress import Resume
+from edge_cnnlstm.training.recipe import FitConfig, Recipe
 
-CURRICULUM = (Stage(frames=3, clips=64, batches=250), Stage(frames=16, clips=24, batches=360))
-"""First short clips, in which the digit is in plain sight: the convolutions learn what a digit is in a fraction
-of the time. Then whole clips, in which the memory learns to keep it."""
-
-
-MINIMUM_BATCHES = 8
-"""Fewer do not make a learning-rate cycle."""
+Splits = Mapping[Split, NDArray[np.int64]]
 
 
 @dataclass(frozen=True, slots=True)
-class FitConfig:
-    """How to train.
+class Fitted:
+    """A trained network in evaluation mode, and its course.
 
-    `learning_rate` is the peak of a one-cycle schedule and `weight_decay` AdamW's. `carry` is the share of clips
-    that begin with what another clip left in the memory, as a stream does at a scene cut.
+    `scores` are the validation loss and scores of the weights that were kept, those of epoch `kept_epoch`; `history`
+    holds one record per epoch. `compute_share` is the share of the training loop that did not wait for data.
     """
 
-    learning_rate: float = 4e-3
-    weight_decay: float = 0.02
-    gradient_clip: float = 1.0
-    carry: float = 0.75
-    seed: int = 0
-    curriculum: tuple[Stage, ...] = CURRICULUM
+    model: CnnLstm
+    scores: dict[str, float]
+    history: tuple[dict[str, float], ...]
+    kept_epoch: int
+    compute_share: float
 
 
-class Training(lightning.LightningModule):  # type: ignore[misc]  # skipped: its types break strict mode
-    """One network and how it learns."""
+def fit(
+    recipe: Recipe,
+    *,
+    corpus: Corpus | None = None,
+    splits: Splits | None = None,
+    model: CnnLstm | None = None,
+    folder: Path | None = None,
+    resume: bool = False,
+    progress: bool = True,
+    on_epoch: OnEpoch | None = None,
+) -> Fitted:
+    """Train a network, and return it.
 
-    def __init__(self, model: CnnLstm, config: FitConfig, steps: int) -> None:
-        super().__init__()
-        self.model = model
-        self.config = config
-        self.steps = steps
-        self.last_state: State | None = None
+    `corpus` defaults to the recipe's data, `splits` (of which "train" and "validation" are used) to the corpus's own,
+    `model` to a new network of the recipe's kind; a given one is trained in place. With a `folder` each epoch is
+    saved there, and Ctrl-C saves and raises InterruptedTraining; `resume` then goes on to the very weights that an
+    uninterrupted training would have reached. `on_epoch` is called with each epoch and its validation scores; what it
+    raises ends the training.
 
-    def training_step(self, batch: tuple[Tensor, tasks.Truth], index: int) -> Tensor:
-        frames, truth = batch
-        outputs, state = self.model.sequence(frames, self._carried_state(len(frames)))
-        self.last_state = State(state.h.detach(), state.c.detach())
-        loss = tasks.loss(self.model.config.heads, outputs, truth)
-        if not torch.isfinite(loss):
-            raise DataError(
-                f"the loss is {loss.item()} at batch {index}",
-                expected="a finite loss",
-                fix="lower the learning rate",
-            )
-        self.log("loss", loss, prog_bar=True)
-        return loss
-
-    def configure_optimizers(self) -> lightning.pytorch.utilities.types.OptimizerLRSchedulerConfig:
-        optimizer = torch.optim.AdamW(
-            self.parameters(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay
-        )
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, self.config.learning_rate, total_steps=self.steps, pct_start=0.2
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def _carried_state(self, clips: int) -> State:
-        """Start a share of the clips from what another clip left behind.
-
-        A network that only ever starts from zeros never learns to let go of what it remembers.
-        """
-        empty = self.model.initial_state(clips)
-        if self.last_state is None or self.last_state.h.shape != empty.h.shape:
-            return empty
-        keep = (torch.rand(1, clips, 1) < self.config.carry).float()
-        return State(self.last_state.h.roll(1, dims=1) * keep, self.last_state.c.roll(1, dims=1) * keep)
-
-
-def shortened(config: FitConfig, batches: int) -> FitConfig:
-    """Return the same training cut down to about this many batches, every stage in proportion."""
-    whole = sum(stage.batches for stage in config.curriculum)
-    stages = tuple(replace(stage, batches=max(1, stage.batches * batches // whole)) for stage in config.curriculum)
-    return replace(config, curriculum=stages)
-
-
-def fit(model_config: ModelConfig, config: FitConfig = FitConfig(), *, progress: bool = True) -> CnnLstm:
-    """Train a network on occluded moving digits and return it in evaluation mode.
-
-    Deterministic from the seed on one machine. Raises ConfigError for fewer than 8 batches, and DataError when
-    the loss stops being finite.
+    Deterministic from the seed on one machine. Under `torchrun` each process learns from its share of every batch.
+    Raises ConfigError for settings that do not fit the data, and DataError, naming batch and layer, when a number
+    stops being finite: the folder then holds the last good epoch.
     """
-    batches = ClipBatches("train", config.seed, model_config.height, config.curriculum)
-    if len(batches) < MINIMUM_BATCHES:
-        raise ConfigError(
-            f"{len(batches)} training batches", expected=f"at least {MINIMUM_BATCHES}", fix="train for longer"
+    corpus = corpus or open_corpus(recipe.data, recipe.model, recipe.seed)
+    splits = splits or corpus.splits
+    lightning.seed_everything(recipe.seed, verbose=False)
+    if model is None:
+        model = CnnLstm(ModelConfig.model_validate({**recipe.model.model_dump(), "heads": corpus.heads}))
+    saved = Resume.read(folder) if resume and folder is not None else None
+    clips: dict[Split, ClipSet] = {
+        "train": corpus.clips(splits["train"], training=True),
+        "validation": corpus.clips(splits["validation"], training=False),
+    }
+    interruption = Interruption()
+    with interruption if folder is not None else contextlib.nullcontext():
+        learner = Learner(
+            model,
+            recipe.fit,
+            clips,
+            recipe.seed,
+            folder=folder,
+            resume=saved,
+            on_epoch=on_epoch,
+            interruption=interruption,
         )
-    lightning.seed_everything(config.seed, verbose=False)
-    training = Training(CnnLstm(model_config), config, len(batches))
-    callbacks: list[Callback] = [RichProgressBar(leave=True)] if progress else []
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        # One worker renders while two cores learn; Lightning would have us use as many workers as cores.
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        # Lightning 2.6 uses a pytree function that torch 2.13 deprecates; nothing a user could change.
-        warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+        remaining = recipe.fit.epochs - learner.progress.position.epoch
+        if remaining > 0:
+            _run(learner, recipe.fit, remaining, folder, progress=progress)
+    done = learner.progress
+    model.load_state_dict(done.kept)
+    clock = learner.clock
+    return Fitted(
+        model.cpu().eval(),
+        done.scores,
+        tuple(done.history),
+        done.kept_epoch,
+        clock.computed / max(clock.computed + clock.waited, 1e-9),
+    )
+
+
+def _run(learner: Learner, config: FitConfig, epochs: int, folder: Path | None, *, progress: bool) -> None:
+    callbacks: list[Callback] = [RichProgressBar(console_kwargs={"stderr": True})] if progress else []
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    with _quiet():
         trainer = lightning.Trainer(
-            max_steps=len(batches),
-            max_epochs=1,
-            accelerator="cpu",
+            max_epochs=epochs,
+            accelerator=config.accelerator,
+            # Processes are torchrun's to start; without it there is one.
+            devices=processes,
+            num_nodes=world // processes,
+            strategy="ddp" if world > 1 else "auto",
+            precision="bf16-mixed" if _in_bf16(config) else "32-true",
+            deterministic="warn" if config.deterministic else None,
             callbacks=callbacks,
+            logger=_loggers(folder),
+            log_every_n_steps=10,
             enable_progress_bar=progress,
             enable_checkpointing=False,
             enable_model_summary=False,
-            logger=False,
-            gradient_clip_val=config.gradient_clip,
+            num_sanity_val_steps=0,
+            reload_dataloaders_every_n_epochs=1,
+            use_distributed_sampler=False,
+            sync_batchnorm=world > 1 and torch.cuda.is_available(),
         )
-        trainer.fit(training, DataLoader(batches, batch_size=None, num_workers=1))
-    return training.model.eval()
+        with _ctrl_c_stays_ctrl_c():
+            trainer.fit(learner)
+
+
+@contextlib.contextmanager
+def _ctrl_c_stays_ctrl_c() -> Iterator[None]:
+    """Undo what Lightning makes of Ctrl-C: it leaves with exit code 1, deaf to any further one."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as left:
+        if not isinstance(left.__context__, KeyboardInterrupt):
+            raise
+        signal.signal(signal.SIGINT, before)
+        raise KeyboardInterrupt from left
+
+
+def _in_bf16(config: FitConfig) -> bool:
+    """Choose bfloat16 by `auto` where it is computed, and not imitated."""
+    if config.precision != "auto":
+        return config.precision == "bf16"
+    if torch.cuda.is_available() and config.accelerator != "cpu":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    able = torch.cpu.get_capabilities()
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16") or able.get("bf16"))
+
+
+def _loggers(folder: Path | None) -> list[Logger]:
+    """Log to CSV and for TensorBoard, in `logs/version_N` of the folder: a resumed training begins a new version."""
+    if folder is None:
+        return []
+    table = CSVLogger(folder, name="logs")
+    return [table, TensorBoardLogger(folder, name="logs", version=table.version)]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Lightning to warnings that a user could act upon."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        # A few workers render while the cores learn; Lightning would have us use as many workers as cores.
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        # Lightning 2.6 uses a pytree function that torch 2.13 deprecates; nothing a user could change.
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+        warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+        yield

@@ -11,11 +11,10 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from edge_cnnlstm.training.config import BackboneConfig, HeadConfig, ModelConfig
+from edge_cnnlstm.training.backbones import Backbone
+from edge_cnnlstm.training.config import HeadConfig, ModelConfig
 
 Outputs = dict[str, Tensor]
-
-ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "relu6": nn.ReLU6, "silu": nn.SiLU}
 
 
 class State(NamedTuple):
@@ -35,41 +34,6 @@ class NormaliseFrame(nn.Module):
         # Cast before transpose: TensorRT accepts uint8 into a cast and nowhere else. The float copy is ours,
         # so the arithmetic is in place: on a CPU, three large temporaries cost more than the first convolution.
         return frame.float().sub_(128).mul_(1 / 64).permute(0, 3, 1, 2)
-
-
-class Backbone(nn.Module):
-    """Convolutional stages (3×3 convolution, batch norm, activation, optional 2×2 max-pool) and a readout.
-
-    float32 [batch, 3, height, width] → [batch, features]. The readout is either the flattened map, or
-    *what and where*: the map's maximum over space (what is there, wherever it is) beside a narrow flattened
-    map (where it is). The second learns position-free classes from far fewer samples.
-    """
-
-    def __init__(self, config: BackboneConfig) -> None:
-        super().__init__()
-        stages: list[nn.Module] = []
-        channels = 3
-        for width, stride in zip(config.channels, config.strides, strict=True):
-            stages += [
-                nn.Conv2d(channels, width, 3, stride, padding=1, bias=False),
-                nn.BatchNorm2d(width),
-                ACTIVATIONS[config.activation](),
-            ]
-            if config.max_pool:
-                stages.append(nn.MaxPool2d(2))
-            channels = width
-        self.stages = nn.Sequential(*stages)
-        self.where: nn.Module | None = None
-        if config.where_channels:
-            self.where = nn.Sequential(nn.Conv2d(channels, config.where_channels, 1), ACTIVATIONS[config.activation]())
-
-    def forward(self, image: Tensor) -> Tensor:
-        feature_map: Tensor = self.stages(image)
-        if self.where is None:
-            return feature_map.flatten(1)
-        what = nn.functional.adaptive_max_pool2d(feature_map, 1)
-        where = self.where(feature_map)
-        return torch.cat([what.flatten(1), where.flatten(1)], dim=1)
 
 
 class LstmCell(nn.Module):
@@ -115,13 +79,31 @@ class Head(nn.Linear):
 
 
 class ClassifyHead(Head):
-    """Class scores before the softmax: `<name>_logits` [batch, classes]."""
+    """Class scores before the softmax: `<name>_logits` [batch, classes].
+
+    Two classes are one number, [batch, 1], before the sigmoid: how much the second label is the likelier.
+    """
 
     def __init__(self, config: HeadConfig, features: int) -> None:
-        super().__init__(config.name, features, len(config.labels))
+        super().__init__(config.name, features, len(config.labels) if len(config.labels) > 2 else 1)
 
     def outputs(self, features: Tensor) -> Outputs:
         return {f"{self.name}_logits": self(features)}
+
+
+class RegressHead(Head):
+    """Real values in their own units: `<name>_values` [batch, values]."""
+
+    centre: Tensor
+    spread: Tensor
+
+    def __init__(self, config: HeadConfig, features: int) -> None:
+        super().__init__(config.name, features, len(config.labels))
+        self.register_buffer("centre", torch.tensor(config.centre), persistent=False)
+        self.register_buffer("spread", torch.tensor(config.spread), persistent=False)
+
+    def outputs(self, features: Tensor) -> Outputs:
+        return {f"{self.name}_values": self(features) * self.spread + self.centre}
 
 
 class TrackHead(Head):
@@ -137,7 +119,11 @@ class TrackHead(Head):
         return {f"{self.name}_box": torch.sigmoid(values[:, :4]), f"{self.name}_presence": values[:, 4:]}
 
 
-HEADS: dict[str, type[ClassifyHead | TrackHead]] = {"classify": ClassifyHead, "track": TrackHead}
+HEADS: dict[str, type[ClassifyHead | RegressHead | TrackHead]] = {
+    "classify": ClassifyHead,
+    "regress": RegressHead,
+    "track": TrackHead,
+}
 
 
 class CnnLstm(nn.Module):
@@ -150,37 +136,76 @@ class CnnLstm(nn.Module):
         super().__init__()
         self.config = config
         self.normalise: nn.Module = NormaliseFrame()
-        self.backbone = Backbone(config.backbone)
-        features, hidden = config.features, config.hidden
+        self.backbone = Backbone(config.backbone, config.height, config.width)
+        features = self.backbone.features if config.scan == "frames" else self.backbone.row_features
+        hidden = config.hidden
         self.cells = nn.ModuleList(LstmCell(features if i == 0 else hidden, hidden) for i in range(config.layers))
         self.dense = nn.Sequential(nn.Linear(features, hidden), nn.ReLU()) if config.layers == 0 else nn.Identity()
+        self.dropout = nn.Dropout(config.dropout)
         self.heads = nn.ModuleList(HEADS[head.task](head, hidden) for head in config.heads)
 
     def initial_state(self, batch: int = 1) -> State:
-        """Return the empty memory: zeros."""
-        shape = (self.config.layers, batch, self.config.hidden)
-        return State(torch.zeros(shape), torch.zeros(shape))
+        """Return the empty memory: zeros, on the device that the network is on."""
+        shape, device = (self.config.layers, batch, self.config.hidden), next(self.parameters()).device
+        return State(torch.zeros(shape, device=device), torch.zeros(shape, device=device))
 
     def step(self, frame: Tensor, state: State) -> tuple[Outputs, State]:
-        """Advance by one frame: uint8 [batch, height, width, 3] and state → outputs [batch, …] and new state."""
-        return self.remember(self.backbone(self.normalise(frame)), state)
+        """Advance by one frame: uint8 [batch, height, width, 3] and state → outputs [batch, …] and new state.
+
+        With `scan = "rows"` each frame is a picture of its own: its rows are remembered from an empty memory, and
+        `state` comes back as it was.
+        """
+        return self.remember(self.see(frame), state)
 
     def sequence(self, frames: Tensor, state: State) -> tuple[Outputs, State]:
         """Advance by many: uint8 [batch, time, height, width, 3] → outputs [batch, time, …] and final state.
 
         Equal to `step` repeated: the convolutions do not look across frames, so they run as one batch.
         """
-        batch, time = frames.shape[:2]
-        features = self.backbone(self.normalise(frames.flatten(0, 1))).unflatten(0, (batch, time))
-        steps = []
+        return self.roll(self.features(frames), state)
+
+    def see(self, frames: Tensor) -> Tensor:
+        """Return what the convolutions see: uint8 [n, height, width, 3] → [n, features], or [n, rows, features]."""
+        image = self.normalise(frames)
+        seen: Tensor = self.backbone(image) if self.config.scan == "frames" else self.backbone.rows(image)
+        return seen
+
+    def features(self, frames: Tensor) -> Tensor:
+        """Return what the convolutions see in each frame of each clip: [batch, time, features], or with rows."""
+        seen = self.see(frames.flatten(0, 1))
+        return seen.reshape(*frames.shape[:2], *seen.shape[1:])
+
+    def roll(self, features: Tensor, state: State) -> tuple[Outputs, State]:
+        """Advance the memory over the features of many frames → outputs [batch, time, …] and final state."""
+        shown = []
         for moment in features.unbind(1):
-            outputs, state = self.remember(moment, state)
-            steps.append(outputs)
-        return {name: torch.stack([step[name] for step in steps], dim=1) for name in steps[0]}, state
+            x, state = self.advance(moment, state)
+            shown.append(x)
+        outputs = self.read(torch.stack(shown, dim=1).flatten(0, 1))
+        return {name: value.reshape(*features.shape[:2], -1) for name, value in outputs.items()}, state
 
     def remember(self, features: Tensor, state: State) -> tuple[Outputs, State]:
-        """Advance the memory by one frame's features [batch, features] and read the heads."""
-        x = self.dense(features)
+        """Advance the memory by one frame's features and read the heads."""
+        x, state = self.advance(features, state)
+        return self.read(x), state
+
+    def advance(self, features: Tensor, state: State) -> tuple[Tensor, State]:
+        """Advance the memory by one frame's features; return what its last layer shows, [batch, hidden], and it."""
+        if self.config.scan == "frames":
+            return self._remember(features, state)
+        within = self.initial_state(len(features))
+        for row in features.unbind(1):
+            x, within = self._remember(row, within)
+        return x, state
+
+    def read(self, x: Tensor) -> Outputs:
+        """Read every head from what the memory shows, [batch, hidden]."""
+        x = self.dropout(x)
+        heads = cast("list[Head]", self.heads)
+        return {name: value for head in heads for name, value in head.outputs(x).items()}
+
+    def _remember(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        x = self.dense(x)
         h_next, c_next = [], []
         for cell, h, c in zip(self.cells, state.h.unbind(0), state.c.unbind(0), strict=True):
             x, after = cell(x, h, c)
@@ -188,5 +213,4 @@ class CnnLstm(nn.Module):
             c_next.append(after)
         if self.cells:
             state = State(torch.stack(h_next), torch.stack(c_next))
-        heads = cast("list[Head]", self.heads)
-        return {name: value for head in heads for name, value in head.outputs(x).items()}, state
+        return x, state

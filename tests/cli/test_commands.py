@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
+QUICK = ("--set", "data.clips=32", "--set", "data.held_out=4", "--set", "fit.stages=[{epochs=1, frames=3, batch=4}]")
 
 
 def edge(*arguments: str | Path, module: str = "edge_cnnlstm.cli") -> subprocess.CompletedProcess[str]:
@@ -42,19 +43,20 @@ def test_help_shows_every_command() -> None:
 
 
 def test_train_and_evaluate_leave_a_checkpoint_and_its_scores(tmp_path: Path) -> None:
-    trained = edge("train", "--batches", "10", "--layers", "2", "--output", tmp_path / "checkpoint")
+    trained = edge("train", "occluded-digits", *QUICK, "--set", "model.layers=2", "-o", tmp_path / "checkpoint")
     assert trained.returncode == 0, trained.stderr
     training = json.loads((tmp_path / "checkpoint" / "training.json").read_text())
-    assert training["preset"] == "nano"
+    assert len(training["history"]) == 1
     assert training["seconds"] > 0
+    assert "layers = 2" in (tmp_path / "checkpoint" / "training.toml").read_text()
 
     evaluated = edge("evaluate", tmp_path / "checkpoint", "--clips", "3", "--output", tmp_path / "evaluation.json")
 
     assert evaluated.returncode == 0, evaluated.stderr
-    scores = json.loads((tmp_path / "evaluation.json").read_text())["scores"]["checkpoint"]
-    assert scores["clips"] == 3
-    assert 0 <= scores["visible"] <= 1
-    assert "checkpoint" in evaluated.stdout
+    scored = json.loads((tmp_path / "evaluation.json").read_text())["networks"]["checkpoint"]
+    assert scored["clips"] == 3
+    assert 0 <= scored["scores"]["digit.accuracy.visible"] <= 1
+    assert "accuracy" in evaluated.stdout
 
 
 def test_inspect_and_verify_accept_a_sound_bundle(exported: Path) -> None:
@@ -158,8 +160,12 @@ def test_a_terminated_run_finishes_its_line_and_its_summary(exported: Path, vide
         (["run", "BUNDLE", "--source", "VIDEO", "--rate", "0"], "0.0 frames a second"),
         (["run", "BUNDLE", "--source", "VIDEO", "--summary", "/dev/null/stream.json"], "cannot use /dev/null"),
         (["run", "BUNDLE", "--source", "VIDEO", "--predictions", "/dev/null/p.jsonl"], "cannot use /dev/null"),
-        (["train", "--output", "/dev/null/checkpoint"], "cannot use /dev/null"),
-        (["train", "--preset", "nanoo", "--output", "never"], "did you mean 'nano'"),
+        (["train", "occluded-digits", "--output", "/dev/null/checkpoint"], "cannot use /dev/null"),
+        (["train", "occluded-digits", "--set", "model.preset=nanoo", "--output", "never"], "did you mean 'nano'"),
+        (["train", "occluded-digit", "--output", "never"], "did you mean 'occluded-digits'"),
+        (["train", "occluded-digits"], "no output folder"),
+        (["train", "occluded-digits", "--resume", "never"], "--resume FOLDER alone"),
+        (["train", "--resume", "missing"], "no file missing/training.toml"),
         (["evaluate", "missing"], "no file missing/config.json"),
     ],
 )
@@ -176,10 +182,10 @@ def test_bad_input_gets_one_clear_error(arguments: list[str], said: str, exporte
 
 
 def test_export_refuses_a_network_without_memory_and_leaves_nothing(tmp_path: Path) -> None:
-    assert edge("train", "--batches", "10", "--layers", "0", "--output", tmp_path / "flat").returncode == 0
+    assert edge("train", "occluded-digits", *QUICK, "--set", "model.layers=0", "-o", tmp_path / "flat").returncode == 0
 
     refused = edge(tmp_path / "flat", "-o", tmp_path / "out.edge", module="export")
 
     assert refused.returncode == 1
-    assert "without LSTM layers" in refused.stderr
+    assert "remembers nothing" in refused.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["flat"]

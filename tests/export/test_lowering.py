@@ -13,12 +13,13 @@ from onnx import numpy_helper
 from edge_cnnlstm.errors import DataError, ExportError, ParityError
 from edge_cnnlstm.gpu.engine import build_plan
 from edge_cnnlstm.training.config import preset_config
+from edge_cnnlstm.training.data.clip import Corpus
 from edge_cnnlstm.training.data.occluded_digits import HEADS
-from edge_cnnlstm.training.evaluate import evaluation_clips
 from edge_cnnlstm.training.model import CnnLstm
-from export.graphs import StepModule, export_step, model_spec
+from edge_cnnlstm.training.spec_of import spec_of
+from export.graphs import StepModule, export_step
 from export.parity import _with_casts, golden_rollout, prove_graph, with_flipped_weights, with_swapped_state
-from export.pipeline import LOWERINGS, lower_all
+from export.pipeline import LOWERINGS, first_clips, lower_all
 from export.qdq import ActivationQuantizer, QuantizedConv, QuantizedLinear
 from export.quantize import calibrate, fold_batch_norm, quantizable
 
@@ -27,7 +28,7 @@ GRAPHS = sorted(LOWERINGS)
 
 @pytest.fixture(scope="session")
 def graphs(lowered: dict[str, CnnLstm]) -> dict[str, onnx.ModelProto]:
-    return {name: export_step(StepModule(network), model_spec(network)) for name, network in lowered.items()}
+    return {name: export_step(StepModule(network), spec_of(network)) for name, network in lowered.items()}
 
 
 def count(graph: onnx.ModelProto) -> Counter[str]:
@@ -67,9 +68,9 @@ def test_quantizing_the_frame_loses_nothing(lowered: dict[str, CnnLstm]) -> None
         assert torch.equal(seen * 64 + 128, frame.permute(0, 3, 1, 2).float())
 
 
-def test_calibration_follows_the_largest_activation(trained: CnnLstm) -> None:
+def test_calibration_follows_the_largest_activation(trained: CnnLstm, corpus: Corpus) -> None:
     split = quantizable(fold_batch_norm(trained))
-    clips = [clip.frames for clip in evaluation_clips(trained, 5, "train")]
+    clips = [clip.frames for clip in first_clips(corpus, "train", 5)]
     largest = {}
     split.backbone.stages[2].register_forward_pre_hook(
         lambda _, inputs: largest.update(seen=max(largest.get("seen", 0.0), float(inputs[0].max())))
@@ -90,13 +91,13 @@ def test_too_little_calibration_data_is_refused(trained: CnnLstm) -> None:
         calibrate(quantizable(fold_batch_norm(trained)), [np.zeros((3, 64, 64, 3), np.uint8)])
 
 
-def test_weights_that_are_not_finite_are_refused_by_name(trained: CnnLstm) -> None:
+def test_weights_that_are_not_finite_are_refused_by_name(trained: CnnLstm, corpus: Corpus) -> None:
     split = quantizable(fold_batch_norm(trained))
     with torch.no_grad():
         split.backbone.stages[2].bias[0] = float("inf")
 
     with pytest.raises(DataError, match=r"backbone\.stages\.4"):
-        calibrate(split, [clip.frames for clip in evaluation_clips(trained, 5, "train")])
+        calibrate(split, [clip.frames for clip in first_clips(corpus, "train", 5)])
 
 
 @pytest.mark.parametrize("name", GRAPHS)
@@ -157,10 +158,10 @@ def test_onnx_runtime_runs_every_convolution_of_the_cpu_dialect_in_integers(
 
 @pytest.mark.parametrize("name", GRAPHS)
 def test_each_graph_computes_what_torch_computes(
-    name: str, lowered: dict[str, CnnLstm], graphs: dict[str, onnx.ModelProto]
+    name: str, lowered: dict[str, CnnLstm], graphs: dict[str, onnx.ModelProto], corpus: Corpus
 ) -> None:
-    spec = model_spec(lowered[name])
-    golden = golden_rollout({name: lowered[name]}, evaluation_clips(lowered[name], 4, "validation"))
+    spec = spec_of(lowered[name])
+    golden = golden_rollout({name: lowered[name]}, first_clips(corpus, "validation", 4))
 
     found = prove_graph(name, graphs[name], spec, golden, LOWERINGS[name].tolerance)
 
@@ -171,10 +172,10 @@ def test_each_graph_computes_what_torch_computes(
 @pytest.mark.parametrize("corrupt", ["weights", "state"])
 @pytest.mark.parametrize("name", GRAPHS)
 def test_a_corrupted_graph_fails_the_proof(
-    name: str, corrupt: str, lowered: dict[str, CnnLstm], graphs: dict[str, onnx.ModelProto]
+    name: str, corrupt: str, lowered: dict[str, CnnLstm], graphs: dict[str, onnx.ModelProto], corpus: Corpus
 ) -> None:
-    spec = model_spec(lowered[name])
-    golden = golden_rollout({name: lowered[name]}, evaluation_clips(lowered[name], 4, "validation"))
+    spec = spec_of(lowered[name])
+    golden = golden_rollout({name: lowered[name]}, first_clips(corpus, "validation", 4))
     graph = graphs[name]
     bad = with_flipped_weights(graph) if corrupt == "weights" else with_swapped_state(graph, spec)
 
@@ -182,19 +183,21 @@ def test_a_corrupted_graph_fails_the_proof(
         prove_graph(name, bad, spec, golden, LOWERINGS[name].tolerance)
 
 
-def test_a_proof_that_cannot_fail_is_refused(lowered: dict[str, CnnLstm], graphs: dict[str, onnx.ModelProto]) -> None:
-    golden = golden_rollout({"fp32": lowered["fp32"]}, evaluation_clips(lowered["fp32"], 4, "validation"))
+def test_a_proof_that_cannot_fail_is_refused(
+    lowered: dict[str, CnnLstm], graphs: dict[str, onnx.ModelProto], corpus: Corpus
+) -> None:
+    golden = golden_rollout({"fp32": lowered["fp32"]}, first_clips(corpus, "validation", 4))
 
     with pytest.raises(ParityError, match="control"):
-        prove_graph("fp32", graphs["fp32"], model_spec(lowered["fp32"]), golden, tolerance=1e6)
+        prove_graph("fp32", graphs["fp32"], spec_of(lowered["fp32"]), golden, tolerance=1e6)
 
 
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("name", ["fp32", "int8_tensorrt"])
-def test_tensorrt_builds_its_graphs_ahead_of_time(name: str, layers: int) -> None:
+def test_tensorrt_builds_its_graphs_ahead_of_time(name: str, layers: int, corpus: Corpus) -> None:
     torch.manual_seed(0)
-    network = lower_all(CnnLstm(preset_config("nano", HEADS, layers=layers)).eval())[name]
-    graph = export_step(StepModule(network), model_spec(network)).SerializeToString()
+    network = lower_all(CnnLstm(preset_config("nano", HEADS, layers=layers)).eval(), corpus)[name]
+    graph = export_step(StepModule(network), spec_of(network)).SerializeToString()
 
     plan = build_plan(graph, name, ahead_of_time=True)
 
@@ -214,7 +217,7 @@ def test_a_step_that_looks_at_values_in_python_is_refused(trained: CnnLstm) -> N
             return super().forward(frame, h, c if bool(c.sum() > 0) else -c)
 
     with pytest.raises(ExportError, match=r"(?s)would bake a value.*test_lowering\.py"):
-        export_step(Peeking(fold_batch_norm(trained)), model_spec(trained))
+        export_step(Peeking(fold_batch_norm(trained)), spec_of(trained))
 
 
 def test_activation_quantizers_round_clip_and_keep_zero() -> None:
@@ -227,14 +230,17 @@ def test_activation_quantizers_round_clip_and_keep_zero() -> None:
 
 
 def test_casts_keep_older_onnx_runtimes_off_a_kernel_that_truncates(
-    lowered: dict[str, CnnLstm], graphs: dict[str, onnx.ModelProto], monkeypatch: pytest.MonkeyPatch
+    lowered: dict[str, CnnLstm],
+    graphs: dict[str, onnx.ModelProto],
+    monkeypatch: pytest.MonkeyPatch,
+    corpus: Corpus,
 ) -> None:
     monkeypatch.setattr("export.parity.quantizes_fp16", lambda: False)
     name = "int8_tensorrt"
-    golden = golden_rollout({name: lowered[name]}, evaluation_clips(lowered[name], 4, "validation"))
+    golden = golden_rollout({name: lowered[name]}, first_clips(corpus, "validation", 4))
 
     with_casts = _with_casts(graphs[name])
-    found = prove_graph(name, graphs[name], model_spec(lowered[name]), golden, LOWERINGS[name].tolerance)
+    found = prove_graph(name, graphs[name], spec_of(lowered[name]), golden, LOWERINGS[name].tolerance)
 
     assert count(with_casts)["Cast"] == count(graphs[name])["Cast"] + 7
     assert found.largest < LOWERINGS[name].tolerance

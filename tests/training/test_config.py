@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from edge_cnnlstm.errors import ConfigError
-from edge_cnnlstm.training.config import BackboneConfig, ModelConfig, preset_config
+from edge_cnnlstm.training.config import ConvConfig, ModelConfig, preset_config
 from edge_cnnlstm.training.data.occluded_digits import HEADS
 
 
@@ -26,6 +26,6 @@ def test_a_config_survives_json() -> None:
 
 def test_unknown_keys_and_missing_strides_are_refused() -> None:
     with pytest.raises(ValidationError, match="extra"):
-        BackboneConfig.model_validate({"channels": [8], "strides": [2], "chanels": [8]})
+        ConvConfig.model_validate({"channels": [8], "strides": [2], "chanels": [8]})
     with pytest.raises(ValidationError, match="2 stages need as many strides"):
-        BackboneConfig(channels=(8, 16), strides=(2,))
+        ConvConfig(channels=(8, 16), strides=(2,))

@@ -1,81 +1,342 @@
 from __future__ import annotations
 
-import math
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from edge_cnnlstm.errors import ConfigError, DataError
-from edge_cnnlstm.training.config import preset_config
-from edge_cnnlstm.training.data.clips import Stage
+from edge_cnnlstm.errors import CheckpointError, ConfigError, DataError, InterruptedTraining
+from edge_cnnlstm.training import run
+from edge_cnnlstm.training.checkpoint import RESUME_STATE, RESUME_TENSORS, load_checkpoint, load_json, load_recipe_of
+from edge_cnnlstm.training.config import ModelConfig
+from edge_cnnlstm.training.data.clip import Clip
+from edge_cnnlstm.training.data.corpora import open_corpus
+from edge_cnnlstm.training.data.digit_images import Digits, RenderedCorpus
 from edge_cnnlstm.training.data.occluded_digits import HEADS
-from edge_cnnlstm.training.fit import FitConfig, Training, fit, shortened
-from edge_cnnlstm.training.model import CnnLstm, State
-from edge_cnnlstm.training.tasks import Truth, loss
+from edge_cnnlstm.training.fit import fit
+from edge_cnnlstm.training.model import CnnLstm
+from edge_cnnlstm.training.recipe import Recipe, dump_recipe, recipe_from
 
-QUICK = FitConfig(curriculum=(Stage(frames=3, clips=8, batches=6), Stage(frames=6, clips=4, batches=2)))
+ROOT = Path(__file__).parent.parent.parent
+
+QUICK: dict[str, Any] = {
+    "model": {
+        "preset": "nano",
+        "height": 32,
+        "width": 32,
+        "hidden": 16,
+        "dropout": 0.1,
+        "backbone": {"channels": (4, 8), "strides": (4, 2), "where_channels": 2},
+    },
+    "data": {"kind": "occluded-digits", "clips": 32, "held_out": 8, "frames": 6},
+    "fit": {
+        "stages": [{"epochs": 1, "frames": 3, "batch": 8}, {"epochs": 2, "batch": 8}],
+        "optimizer": "adamw",
+        "learning_rate": 4e-3,
+        "schedule": "one-cycle",
+        "carry": 0.5,
+        "workers": 0,
+    },
+}
 
 
-def test_training_twice_from_one_seed_gives_the_same_network() -> None:
-    config = preset_config("nano", HEADS)
+def quick(*overrides: str) -> Recipe:
+    return recipe_from(QUICK, overrides)
 
-    first, second = fit(config, QUICK, progress=False), fit(config, QUICK, progress=False)
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "weights.safetensors")
+
+
+def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def disturbed(recipe: Recipe, disturb: Callable[[int], None]) -> RenderedCorpus:
+    """The recipe's corpus; before each training clip it calls `disturb` with the number of clips drawn so far."""
+    corpus = open_corpus(recipe.data, recipe.model, recipe.seed)
+    assert isinstance(corpus, RenderedCorpus)
+    render, drawn = corpus.render, [0]
+
+    def counting(rng: np.random.Generator, digits: Digits, frames: int | None) -> Clip:
+        disturb(drawn[0])
+        drawn[0] += 1
+        return render(rng, digits, frames)
+
+    return replace(corpus, render=counting)
+
+
+def test_training_twice_from_one_seed_gives_the_same_network_and_another_seed_does_not() -> None:
+    first, second, other = (fit(quick(f"seed={seed}"), progress=False).model for seed in (0, 0, 1))
 
     assert not first.training
-    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    assert_same(first.state_dict(), second.state_dict())
+    assert not torch.equal(first.cells[0].gates.weight, other.cells[0].gates.weight)
 
 
-def test_training_lowers_the_loss() -> None:
-    torch.manual_seed(0)
-    model = CnnLstm(preset_config("nano", HEADS))
-    frames = torch.randint(0, 256, (8, 3, 64, 64, 3), dtype=torch.uint8)
-    truth = Truth(torch.rand(8, 3, 4), torch.rand(8, 3) > 0.5, torch.arange(8))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    losses = []
+def test_workers_change_nothing() -> None:
+    alone, helped = (fit(quick(f"fit.workers={workers}"), progress=False).model for workers in (0, 2))
 
-    for _ in range(12):
-        outputs, _ = model.sequence(frames, model.initial_state(8))
-        value = loss(model.config.heads, outputs, truth)
-        optimizer.zero_grad()
-        value.backward()
-        optimizer.step()
-        losses.append(value.item())
-
-    assert losses[-1] < 0.7 * losses[0]
+    assert_same(alone.state_dict(), helped.state_dict())
 
 
-def test_a_diverged_loss_stops_the_training_and_names_the_batch() -> None:
-    model = CnnLstm(preset_config("nano", HEADS))
-    with torch.no_grad():
-        model.cells[0].gates.bias[0] = math.nan
-    truth = Truth(torch.rand(2, 3, 4), torch.rand(2, 3) > 0.5, torch.arange(2))
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_every_optimizer_and_schedule_lowers_the_loss(optimizer: str, schedule: str) -> None:
+    rate = "0.05" if optimizer == "sgd" else "0.004"
+    settings = [f"fit.optimizer={optimizer}", f"fit.schedule={schedule}", f"fit.learning_rate={rate}"]
 
-    with pytest.raises(DataError, match="batch 7"):
-        Training(model, QUICK, 5).training_step((torch.zeros(2, 3, 64, 64, 3, dtype=torch.uint8), truth), 7)
+    fitted = fit(quick("fit.stages=[{epochs=4, batch=8}]", *settings), progress=False)
 
-
-def test_three_clips_in_four_begin_with_what_another_clip_left_behind() -> None:
-    torch.manual_seed(0)
-    training = Training(CnnLstm(preset_config("nano", HEADS)), QUICK, 5)
-    left = State(torch.rand(1, 400, 96) + 1, torch.rand(1, 400, 96) + 1)
-    training.last_state = left
-
-    carried = training._carried_state(400)
-
-    kept = carried.h[0].abs().sum(dim=1) > 0
-    assert 0.65 < kept.float().mean() < 0.85
-    assert torch.equal(carried.h[:, kept], left.h.roll(1, dims=1)[:, kept])
-    assert torch.equal(kept, carried.c[0].abs().sum(dim=1) > 0)
-    assert training._carried_state(8).h.abs().sum() == 0
+    assert fitted.history[-1]["train_loss"] < fitted.history[0]["train_loss"]
 
 
-def test_a_shortened_curriculum_keeps_its_stages() -> None:
-    stages = shortened(FitConfig(), 62).curriculum
+def test_what_a_training_leaves_behind_is_complete_and_can_be_repeated(tmp_path: Path) -> None:
+    fitted = run.train(quick(), tmp_path / "first", progress=False)
+    report = load_json(tmp_path / "first" / "training.json")
 
-    assert [stage.batches for stage in stages] == [25, 36]
-    assert [stage.batches for stage in shortened(FitConfig(), 2).curriculum] == [1, 1]
+    assert_same(load_checkpoint(tmp_path / "first").state_dict(), fitted.model.state_dict())
+    assert report["scores"] == fitted.scores
+    assert [record["epoch"] for record in report["history"]] == [0, 1, 2]
+    assert len(report["data_digest"]) == 64
+    assert report["versions"]["torch"]
+    assert not (tmp_path / "first" / RESUME_STATE).exists()
+    logged = (tmp_path / "first/logs/version_0/metrics.csv").read_text()
+    assert "validation.digit.accuracy" in logged
+    assert list((tmp_path / "first/logs/version_0").glob("events.out.tfevents*"))
+
+    run.train(load_recipe_of(tmp_path / "first"), tmp_path / "again", progress=False)
+
+    assert_same(weights(tmp_path / "first"), weights(tmp_path / "again"))
 
 
-def test_too_short_a_training_is_refused() -> None:
+@pytest.mark.parametrize("clips_before", [3, 17, 32, 45, 66, 90])
+def test_an_interrupted_training_resumes_to_the_weights_of_an_uninterrupted_one(
+    tmp_path: Path, clips_before: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = quick()
+    whole = fit(recipe, progress=False)
+
+    def press_ctrl_c(drawn: int) -> None:
+        if drawn == clips_before:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    interrupted = disturbed(recipe, press_ctrl_c)
+    with monkeypatch.context() as patched:
+        patched.setattr(run, "open_corpus", lambda *_: interrupted)
+        with pytest.raises(InterruptedTraining, match=r"--resume"):
+            run.train(recipe, tmp_path, progress=False)
+    assert (tmp_path / RESUME_TENSORS).is_file()
+
+    resumed = run.resume(tmp_path, progress=False)
+
+    assert_same(resumed.model.state_dict(), whole.model.state_dict())
+    assert resumed.history == whole.history
+    assert not (tmp_path / RESUME_TENSORS).exists()
+
+
+def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
+    def press_twice(drawn: int) -> None:
+        if drawn == 10:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(quick(), corpus=disturbed(quick(), press_twice), folder=tmp_path, progress=False)
+
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_resuming_refuses_other_data_and_complete_trainings_and_training_refuses_a_used_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.train(quick(), tmp_path / "done", progress=False)
+    with pytest.raises(CheckpointError, match="complete"):
+        run.resume(tmp_path / "done", progress=False)
+    with pytest.raises(ConfigError, match="already holds a training"):
+        run.train(quick(), tmp_path / "done", progress=False)
+    with pytest.raises(CheckpointError, match=r"training\.toml"):
+        run.resume(tmp_path / "nothing", progress=False)
+
+    def stop(drawn: int) -> None:
+        if drawn == 12:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    interrupted = disturbed(quick(), stop)
+    with monkeypatch.context() as patched:
+        patched.setattr(run, "open_corpus", lambda *_: interrupted)
+        with pytest.raises(InterruptedTraining):
+            run.train(quick(), tmp_path / "half", progress=False)
+        changed = replace(interrupted, describe="something else")
+        patched.setattr(run, "open_corpus", lambda *_: changed)
+        with pytest.raises(CheckpointError, match="data have changed"):
+            run.resume(tmp_path / "half", progress=False)
+
+
+@pytest.mark.parametrize("name", [RESUME_STATE, RESUME_TENSORS])
+def test_a_damaged_resume_file_is_refused_by_name(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupted = disturbed(quick(), lambda drawn: os.kill(os.getpid(), signal.SIGINT) if drawn == 3 else None)
+    with monkeypatch.context() as patched:
+        patched.setattr(run, "open_corpus", lambda *_: interrupted)
+        with pytest.raises(InterruptedTraining):
+            run.train(quick(), tmp_path, progress=False)
+    path = tmp_path / name
+    path.write_bytes(path.read_bytes()[:50])
+
+    with pytest.raises(CheckpointError, match=name.replace(".", r"\.")):
+        run.resume(tmp_path, progress=False)
+
+
+def test_weights_that_are_not_finite_are_named_and_the_last_good_epoch_is_kept(tmp_path: Path) -> None:
+    recipe = quick()
+    corpus = open_corpus(recipe.data, recipe.model, recipe.seed)
+    model = CnnLstm(ModelConfig.model_validate({**recipe.model.model_dump(), "heads": HEADS}))
+    good: list[dict[str, torch.Tensor]] = []
+
+    def poison(epoch: int, scores: dict[str, float]) -> None:
+        if epoch == 1:
+            good.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+            with torch.no_grad():
+                model.cells[0].gates.bias[3] = torch.nan
+
+    with pytest.raises(DataError, match=r"(?s)epoch 2, batch 0, first in 'cells\.0\.gates'.*last good epoch"):
+        fit(
+            recipe.model_copy(update={"fit": recipe.fit.model_copy(update={"keep": "last"})}),
+            corpus=corpus,
+            model=model,
+            folder=tmp_path,
+            progress=False,
+            on_epoch=poison,
+        )
+
+    assert_same(weights(tmp_path), good[0])
+
+
+def test_a_gradient_that_is_not_finite_never_reaches_the_weights() -> None:
+    model = CnnLstm(ModelConfig.model_validate({**quick().model.model_dump(), "heads": HEADS}))
+    model.heads[0].weight.register_hook(lambda gradient: gradient * torch.inf)
+
+    with pytest.raises(DataError, match=r"gradient.*heads\.0"):
+        fit(quick(), model=model, progress=False)
+
+    assert all(torch.isfinite(tensor).all() for tensor in model.state_dict().values())
+
+
+def test_training_stops_early_and_keeps_the_best_epoch() -> None:
+    settings = ["fit.stages=[{epochs=40, batch=8}]", "fit.patience=2", "fit.learning_rate=0.5", "fit.schedule=constant"]
+
+    fitted = fit(quick(*settings), progress=False)
+
+    losses = [record["loss"] for record in fitted.history]
+    assert len(losses) < 40
+    assert fitted.kept_epoch == int(np.argmin(losses)) == len(losses) - 3
+    assert fitted.scores["loss"] == min(losses)
+
+
+def test_a_score_can_be_monitored_and_an_unknown_one_is_refused_with_the_nearest() -> None:
+    fitted = fit(quick("fit.monitor=target.iou"), progress=False)
+
+    overlaps = [record["target.iou"] for record in fitted.history]
+    assert fitted.kept_epoch == int(np.argmax(overlaps))
+    with pytest.raises(ConfigError, match=r"did you mean 'digit\.accuracy'"):
+        fit(quick("fit.monitor=digit.acuracy"), progress=False)
+
+
+def test_weights_of_heads_weigh_and_must_name_heads() -> None:
+    plain, deaf = fit(quick(), progress=False), fit(quick("fit.weights={digit=0.0}"), progress=False)
+
+    assert deaf.scores["loss"] < plain.scores["loss"]
+    with pytest.raises(ConfigError, match="did you mean 'digit'"):
+        fit(quick("fit.weights={digits=2.0}"), progress=False)
+
+
+def test_the_gradient_runs_back_through_one_window_only() -> None:
+    """With a window of the whole clip nothing changes; with a shorter one the weights come out different."""
+    whole, same, short = (fit(quick(f"fit.window={window}"), progress=False).model.state_dict() for window in (0, 6, 2))
+
+    assert_same(whole, same)
+    assert not torch.equal(whole["cells.0.gates.weight"], short["cells.0.gates.weight"])
+
+
+def test_windows_see_the_memory_that_the_ones_before_them_left() -> None:
+    """Without a gradient through time the forward pass is that of the whole clip: equal losses in the first batch."""
+    first = "fit.stages=[{epochs=1, batch=32}]"
+    whole, short = (
+        fit(
+            quick(
+                first,
+                "fit.schedule=constant",
+                f"fit.window={window}",
+                "model.dropout=0",
+                "model.backbone.batch_norm=false",
+            ),
+            progress=False,
+        )
+        for window in (0, 2)
+    )
+
+    assert whole.history[0]["train_loss"] == pytest.approx(short.history[0]["train_loss"], rel=1e-5)
+
+
+def test_a_cell_penalty_keeps_the_cell_state_small() -> None:
+    settings = ["fit.stages=[{epochs=8, batch=8}]", "fit.schedule=constant"]
+    free = fit(quick(*settings), progress=False).model
+    held = fit(quick(*settings, "fit.cell_penalty=1.0"), progress=False).model
+    frames = torch.randint(0, 256, (4, 60, 32, 32, 3), dtype=torch.uint8)
+
+    with torch.inference_mode():
+        reached = [model.sequence(frames, model.initial_state(4))[1].c.abs().mean() for model in (free, held)]
+
+    assert reached[1] < 0.5 * reached[0]
+
+
+def test_too_few_batches_for_one_cycle_are_refused() -> None:
     with pytest.raises(ConfigError, match="at least 8"):
-        fit(preset_config("nano", HEADS), shortened(FitConfig(), 2), progress=False)
+        fit(quick("fit.stages=[{epochs=1, batch=32}]"), progress=False)
+
+
+def test_mixed_precision_learns_too() -> None:
+    fitted = fit(quick("fit.precision=bf16", "fit.stages=[{epochs=4, batch=8}]"), progress=False)
+
+    assert fitted.history[-1]["train_loss"] < fitted.history[0]["train_loss"]
+    assert all(tensor.dtype != torch.bfloat16 for tensor in fitted.model.state_dict().values())
+
+
+def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
+    """Without batch norm, whose statistics are each process's own, the weights agree to rounding."""
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(dump_recipe(quick("model.backbone.batch_norm=false", "model.dropout=0", "fit.carry=0")))
+    train = ["-m", "edge_cnnlstm.cli", "train", str(recipe), "-o"]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for words in ([*train, str(tmp_path / "one")], [*launch, *train, str(tmp_path / "two")]):
+        done = subprocess.run(
+            [sys.executable, *words], capture_output=True, text=True, cwd=ROOT, env=environment, check=False
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+
+    for name, tensor in one.items():
+        assert torch.allclose(tensor, two[name], atol=2e-4), name
+    histories = [load_json(tmp_path / run / "training.json")["history"] for run in ("one", "two")]
+    assert histories[0][-1]["loss"] == pytest.approx(histories[1][-1]["loss"], rel=1e-3)
+
+
+def test_every_task_is_learnt_at_once() -> None:
+    """Two kinds of classification, boxes and velocities, from one memory: each loss falls."""
+    ask = 'data.ask=["digit", "odd", "target", "velocity"]'
+    fitted = fit(quick(ask, "fit.stages=[{epochs=6, batch=8}]", "fit.schedule=constant"), progress=False)
+
+    assert fitted.history[-1]["train_loss"] < fitted.history[0]["train_loss"]
+    assert {"digit.accuracy", "odd.accuracy", "target.iou", "velocity.mae"} <= set(fitted.scores)

@@ -1,9 +1,23 @@
 from __future__ import annotations
 
+import sys
+from types import ModuleType
+from typing import Any
+
 import pytest
 import torch
+from pydantic import ValidationError
 
-from edge_cnnlstm.training.config import BackboneConfig, ModelConfig, preset_config
+from edge_cnnlstm.errors import ConfigError
+from edge_cnnlstm.training.backbones import ACTIVATIONS, Backbone
+from edge_cnnlstm.training.config import (
+    PRESETS,
+    Activation,
+    ConvConfig,
+    HeadConfig,
+    ModelConfig,
+    preset_config,
+)
 from edge_cnnlstm.training.data.occluded_digits import HEADS
 from edge_cnnlstm.training.model import CnnLstm, State
 
@@ -42,8 +56,9 @@ def test_a_cell_agrees_with_torchs_own_lstm_cell() -> None:
     torch.manual_seed(2)
     model = CnnLstm(preset_config("nano", HEADS, layers=1)).eval()
     cell = model.cells[0]
-    theirs = torch.nn.LSTMCell(model.config.features, model.config.hidden)
-    weight, inputs = cell.gates.weight.detach(), model.config.features
+    inputs = model.backbone.features
+    theirs = torch.nn.LSTMCell(inputs, model.config.hidden)
+    weight = cell.gates.weight.detach()
     with torch.no_grad():
         theirs.weight_ih.copy_(weight[:, :inputs])
         theirs.weight_hh.copy_(weight[:, inputs:])
@@ -95,11 +110,172 @@ def test_the_frame_is_normalised_exactly() -> None:
 @pytest.mark.parametrize("where_channels", [0, 4])
 @pytest.mark.parametrize("max_pool", [True, False])
 @pytest.mark.parametrize("side", [32, 33, 50])
-def test_the_config_knows_how_wide_the_features_are(where_channels: int, max_pool: bool, side: int) -> None:
-    backbone = BackboneConfig(channels=(4, 8), strides=(2, 1), max_pool=max_pool, where_channels=where_channels)
-    config = ModelConfig(height=side, width=side + 9, backbone=backbone, layers=1, hidden=8, heads=HEADS)
-    model = CnnLstm(config).eval()
+def test_the_features_are_as_wide_as_the_backbone_says(where_channels: int, max_pool: bool, side: int) -> None:
+    config = ConvConfig(channels=(4, 8), strides=(2, 1), max_pool=max_pool, where_channels=where_channels)
+    backbone = Backbone(config, side, side + 9).eval()
 
-    features = model.backbone(torch.zeros(1, 3, side, side + 9))
+    assert backbone(torch.zeros(1, 3, side, side + 9)).shape == (1, backbone.features)
 
-    assert features.shape == (1, config.features)
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("layers", [0, 1, 2])
+def test_every_preset_steps_as_its_sequence_goes(preset: str, layers: int) -> None:
+    torch.manual_seed(0)
+    model = CnnLstm(preset_config(preset, HEADS, layers=layers)).eval()
+    size = model.config.height, model.config.width
+    frames = torch.randint(0, 256, (1, 2, *size, 3), dtype=torch.uint8)
+
+    with torch.inference_mode():
+        together, _ = model.sequence(frames, model.initial_state())
+        first, state = model.step(frames[:, 0], model.initial_state())
+        second, _ = model.step(frames[:, 1], state)
+
+    for name, values in together.items():
+        torch.testing.assert_close(torch.stack([first[name], second[name]], 1), values, rtol=1e-4, atol=1e-4)
+
+
+def test_the_reference_is_the_articles_network() -> None:
+    model = CnnLstm(preset_config("reference", HEADS[:1]))
+    convolutions = [module for module in model.backbone.modules() if isinstance(module, torch.nn.Conv2d)]
+
+    assert [module.out_channels for module in convolutions] == [32, 64, 128]
+    assert sum(isinstance(module, torch.nn.MaxPool2d) for module in model.backbone.modules()) == 3
+    assert [cell.gates.weight.shape[0] // 4 for cell in model.cells] == [256, 256, 256]
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules())
+
+
+def test_scanning_rows_runs_along_the_feature_map_and_carries_nothing_from_image_to_image() -> None:
+    torch.manual_seed(0)
+    settings = {"preset": "reference", "scan": "rows", "layers": 2, "hidden": 16, "heads": HEADS[:1]}
+    model = CnnLstm(ModelConfig.model_validate(settings)).eval()
+    images = torch.randint(0, 256, (3, 32, 32, 3), dtype=torch.uint8)
+
+    with torch.inference_mode():
+        together, state = model.sequence(images[None], model.initial_state())
+        alone, _ = model.step(images, random_state(model, 3))
+        rows = model.see(images)
+        x, within = rows, model.initial_state(3)
+        for row in rows.unbind(1):
+            h, c = [], []
+            x = row
+            for index, cell in enumerate(model.cells):
+                x, after = cell(x, within.h[index], within.c[index])
+                h.append(x)
+                c.append(after)
+            within = State(torch.stack(h), torch.stack(c))
+        scanned = model.read(x)
+
+    assert rows.shape == (3, 4, 4 * 128)
+    torch.testing.assert_close(together["digit_logits"][0], alone["digit_logits"], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(scanned["digit_logits"], alone["digit_logits"], rtol=1e-5, atol=1e-5)
+    assert not state.h.any()
+
+
+@pytest.mark.parametrize("settings", [{"layers": 0}, {"backbone": {"where_channels": 4}}])
+def test_rows_cannot_be_scanned_without_memory_or_with_a_readout(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="scanning rows"):
+        ModelConfig.model_validate({"preset": "reference", "scan": "rows", "heads": HEADS, **settings})
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_every_activation_is_used_in_the_whole_backbone(activation: Activation) -> None:
+    config = ConvConfig(channels=(4, 8), strides=(2, 1), where_channels=2, activation=activation)
+    backbone = Backbone(config, 16, 16)
+
+    assert sum(isinstance(module, ACTIVATIONS[activation]) for module in backbone.modules()) == 3
+
+
+class Patches(torch.nn.Module):
+    """A user's backbone: non-overlapping patches, as a map or flattened to a vector."""
+
+    def __init__(self, channels: int = 4, *, flat: bool = False) -> None:
+        super().__init__()
+        self.patches = torch.nn.Conv2d(3, channels, 8, 8)
+        self.flat = flat
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        patches: torch.Tensor = self.patches(image)
+        return patches.flatten(1) if self.flat else patches
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    package = ModuleType("users_package")
+    package.Patches = Patches  # type: ignore[attr-defined]  # a module made for this test
+    package.nothing = 3  # type: ignore[attr-defined]  # likewise
+    monkeypatch.setitem(sys.modules, "users_package", package)
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize(("flat", "where_channels"), [(False, 0), (False, 2), (True, 0)])
+def test_a_users_own_module_is_a_backbone(flat: bool, where_channels: int) -> None:
+    backbone = {
+        "kind": "module",
+        "module": "users_package:Patches",
+        "options": {"channels": 6, "flat": flat},
+        "where_channels": where_channels,
+    }
+    config = ModelConfig.model_validate({"preset": "nano", "backbone": backbone, "heads": HEADS})
+    model = CnnLstm(ModelConfig.model_validate_json(config.model_dump_json())).eval()
+
+    outputs, _ = model.step(torch.zeros(1, 64, 64, 3, dtype=torch.uint8), model.initial_state())
+
+    assert model.backbone.features == (6 + 2 * 64 if where_channels else 6 * 64)
+    assert outputs["digit_logits"].shape == (1, 10)
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize(
+    ("module", "options", "found"),
+    [
+        ("no_such_package:Net", {}, "No module named"),
+        ("users_package:Missing", {}, "Missing"),
+        ("users_package:nothing", {}, "is 3"),
+        ("users_package:Patches", {"chanels": 3}, "chanels"),
+        ("os:system", {}, "built-in"),
+        ("torch.nn:LSTM", {"input_size": 3, "hidden_size": 4}, "fails|makes"),
+    ],
+)
+def test_a_module_that_is_no_backbone_is_refused(module: str, options: dict[str, Any], found: str) -> None:
+    backbone = {"kind": "module", "module": module, "options": options}
+
+    with pytest.raises(ConfigError, match=found):
+        CnnLstm(ModelConfig.model_validate({"preset": "nano", "backbone": backbone, "heads": HEADS}))
+
+
+def test_a_frame_too_small_for_the_backbone_is_refused() -> None:
+    with pytest.raises(ConfigError, match="larger frames"):
+        CnnLstm(ModelConfig.model_validate({"preset": "reference", "height": 4, "width": 4, "heads": HEADS}))
+
+
+def test_two_labels_are_one_logit_and_values_come_in_their_own_units() -> None:
+    heads = (
+        HeadConfig(name="open", task="classify", labels=("closed", "open")),
+        HeadConfig(name="angle", task="regress", labels=("pan", "tilt"), centre=(90.0, -5.0), spread=(30.0, 2.0)),
+    )
+    model = CnnLstm(preset_config("nano", heads)).eval()
+    with torch.no_grad():
+        for head in model.heads:
+            head.weight.zero_()
+            head.bias.fill_(1.0)
+
+    outputs, _ = model.step(torch.zeros(1, 64, 64, 3, dtype=torch.uint8), model.initial_state())
+
+    assert outputs["open_logits"].tolist() == [[1.0]]
+    assert outputs["angle_values"].tolist() == [[120.0, -3.0]]
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        {"name": "a", "task": "classify", "labels": ["one"]},
+        {"name": "a", "task": "classify", "labels": ["one", "one"]},
+        {"name": "a", "task": "regress", "labels": ["x"], "centre": [0]},
+        {"name": "a", "task": "regress"},
+        {"name": "a b", "task": "track"},
+        {"name": "a", "task": "segment"},
+    ],
+)
+def test_a_head_that_makes_no_sense_is_refused(head: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        HeadConfig.model_validate(head)

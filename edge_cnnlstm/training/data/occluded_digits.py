@@ -3,33 +3,39 @@
 One clip shows one digit. It is in plain sight in the opening frames, travels over a textured, noisy
 background and disappears behind an opaque rectangle laid across its path. While it is hidden no single
 frame says which digit it is or where it went: only memory does.
-
-The digits are the 1,797 images of scikit-learn's `load_digits` (UCI, Optical Recognition of Handwritten
-Digits). They are split by image, so that no image seen in training is ever tested on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cache
-from typing import Literal, get_args
+from dataclasses import dataclass, replace
+from functools import partial
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.datasets import load_digits
 
-from edge_cnnlstm.errors import ConfigError
-from edge_cnnlstm.training.config import HeadConfig
+from edge_cnnlstm.training.config import HeadConfig, NetworkConfig
+from edge_cnnlstm.training.data.clip import Clip, Split
+from edge_cnnlstm.training.data.digit_images import (
+    LABELS,
+    Digits,
+    Image,
+    RenderedCorpus,
+    all_digits,
+    split_items,
+)
+from edge_cnnlstm.training.data.settings import OccludedDigitsConfig
 
-Split = Literal["train", "validation", "test"]
-SPLITS: tuple[Split, ...] = get_args(Split)
-SPLIT_SHARES = (0.6, 0.2, 0.2)
-SPLIT_SEED = 20
-LABELS = tuple("0123456789")
 HEADS = (HeadConfig(name="digit", task="classify", labels=LABELS), HeadConfig(name="target", task="track"))
-"""What a network can be asked about these clips."""
+"""What a network is asked about these clips unless the recipe says otherwise."""
+QUESTIONS = {head.name: head for head in HEADS} | {
+    "odd": HeadConfig(name="odd", task="classify", labels=("even", "odd")),
+    "velocity": HeadConfig(
+        name="velocity", task="regress", labels=("right", "down"), centre=(0.0, 0.0), spread=(0.05, 0.05)
+    ),
+}
+"""All that can be asked; velocities are in sides of the frame's central square per frame."""
 
 OPENING_FRAMES = 3
 """The digit is in plain sight for at least this many frames: without a first look there is nothing to remember."""
@@ -37,8 +43,6 @@ HIDDEN_BY = (6, 13)
 """The digit is right behind the occluder at a frame drawn from this range."""
 VISIBLE_INK = 0.5
 """A frame counts as visible when at least this share of the digit's ink is uncovered."""
-
-Image = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,55 +67,32 @@ class Scene:
         return np.array([(self.width - self.side) // 2, (self.height - self.side) // 2])
 
 
-@dataclass(frozen=True, slots=True)
-class Clip:
-    """One rendered clip.
-
-    `frames` uint8 [time, height, width, 3], RGB. `boxes` float32 [time, 4]: centre x, centre y, width and
-    height of the ink in pixels. `visible` bool [time]. `label` is the digit.
-    """
-
-    frames: NDArray[np.uint8]
-    boxes: NDArray[np.float32]
-    visible: NDArray[np.bool_]
-    label: int
+def corpus(config: OccludedDigitsConfig, network: NetworkConfig, seed: int) -> RenderedCorpus:
+    """Return the digit images as a corpus of occluded moving digits at the network's frame size."""
+    scene = Scene(config.frames, network.height, network.width)
+    heads = tuple(QUESTIONS[name] for name in config.ask)
+    return RenderedCorpus(heads, partial(_render_frames, scene), config.clips, config.held_out, seed, repr(config))
 
 
-@cache
-def digit_images(split: Split) -> tuple[Image, NDArray[np.int64]]:
-    """Return the images of one split, float32 [n, 8, 8] in 0..1, and their labels, int64 [n].
-
-    Stratified by label; the shuffle is fixed and depends on no other seed. The arrays are read-only.
-    Raises ConfigError for an unknown split.
-    """
-    if split not in SPLITS:
-        raise ConfigError(f"split {split!r}", expected=f"one of {', '.join(SPLITS)}", fix="choose one of these")
-    data = load_digits()
-    rng = np.random.default_rng(SPLIT_SEED)
-    chosen = []
-    for label in range(len(LABELS)):
-        members = rng.permutation(np.flatnonzero(data.target == label))
-        cuts = np.rint(np.cumsum(SPLIT_SHARES)[:-1] * len(members)).astype(int)
-        chosen.append(np.split(members, cuts)[SPLITS.index(split)])
-    indices = np.sort(np.concatenate(chosen))
-    images = (data.images[indices] / 16).astype(np.float32)
-    labels = data.target[indices].astype(np.int64)
-    images.flags.writeable = labels.flags.writeable = False
-    return images, labels
+def _render_frames(scene: Scene, rng: np.random.Generator, digits: Digits, frames: int | None) -> Clip:
+    return render_clip(rng, digits, scene if frames is None else replace(scene, frames=frames))
 
 
-def render_clip(split: Split, seed: int, index: int, scene: Scene = Scene()) -> Clip:
-    """Render clip `index` of the endless sequence that `seed` names; equal arguments give equal pixels."""
-    rng = np.random.default_rng([SPLITS.index(split), seed, index])
-    images, labels = digit_images(split)
-    chosen = int(rng.integers(len(images)))
+def held_out_clip(index: int, scene: Scene, *, split: Split = "test", seed: int = 0) -> Clip:
+    """Render clip `index` of a held-out split; equal arguments give equal pixels."""
+    return render_clip(np.random.default_rng([0, seed, 0, index]), all_digits().only(split_items(split)), scene)
+
+
+def render_clip(rng: np.random.Generator, digits: Digits, scene: Scene) -> Clip:
+    """Render a clip of one of these digits."""
+    chosen = int(rng.integers(len(digits.images)))
     size = round(scene.side * rng.uniform(0.31, 0.44))
-    resized = cv2.resize(images[chosen], (size, size), interpolation=cv2.INTER_CUBIC)
-    return _render(rng, scene, np.clip(resized, 0, 1), int(labels[chosen]))
+    resized = cv2.resize(digits.images[chosen], (size, size), interpolation=cv2.INTER_CUBIC)
+    return _render(rng, scene, np.clip(resized, 0, 1), int(digits.labels[chosen]))
 
 
 def _render(rng: np.random.Generator, scene: Scene, ink: Image, label: int) -> Clip:
-    corners, occluder = _path_behind_occluder(rng, scene, len(ink))
+    corners, velocity, occluder = _path_behind_occluder(rng, scene, len(ink))
     background = _texture(rng, scene.height, scene.width, contrast=30, low=30, high=130)
     cover = _texture(rng, occluder[3] - occluder[1], occluder[2] - occluder[0], contrast=50, low=40, high=200)
     colour = rng.uniform(170, 255, 3).astype(np.float32)
@@ -132,13 +113,21 @@ def _render(rng: np.random.Generator, scene: Scene, ink: Image, label: int) -> C
         visible[time] = ink[~covered[under]].sum() >= VISIBLE_INK * ink.sum()
     boxes = np.tile(_ink_box(ink), (scene.frames, 1))
     boxes[:, :2] += corners
-    return Clip(frames, boxes, visible, label)
+    boxes /= np.array([scene.width, scene.height] * 2, np.float32)
+    truth: dict[str, NDArray[np.generic]] = {
+        "digit": np.full(scene.frames, label, np.int64),
+        "odd": np.full(scene.frames, label % 2, np.int64),
+        "velocity": (velocity / scene.side).astype(np.float32),
+        "target_box": boxes,
+        "target_visible": visible.astype(np.float32),
+    }
+    return Clip(frames, truth, {"visible": visible, "hidden": ~visible}, name=f"digit {label}")
 
 
 def _path_behind_occluder(
     rng: np.random.Generator, scene: Scene, size: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Draw the digit's top-left corners [time, (x, y)] and an occluder (left, top, right, bottom) on its path."""
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
+    """Draw the digit's top-left corners and velocity, [time, (x, y)], and an occluder (left, top, right, bottom)."""
     reach = scene.side - size
     while True:
         start = rng.uniform(0, reach, 2)
@@ -146,7 +135,8 @@ def _path_behind_occluder(
         speed = scene.side * rng.uniform(0.03, 0.075)
         velocity = speed * np.array([np.cos(direction), np.sin(direction)])
         times = np.arange(max(scene.frames, HIDDEN_BY[1]))[:, None]
-        corners = np.rint(_bounce(start + velocity * times, reach)).astype(np.int64)
+        path = _bounce(start + velocity * times, reach)
+        corners = np.rint(path).astype(np.int64)
         behind_at = rng.integers(*HIDDEN_BY)
         half = size * rng.uniform(0.45, 0.75, 2)
         centre = corners[behind_at] + size / 2
@@ -154,7 +144,8 @@ def _path_behind_occluder(
         opening = corners[:OPENING_FRAMES]
         apart = (opening + 0.85 * size <= occluder[:2]) | (opening + 0.15 * size >= occluder[2:])
         if apart.any(axis=1).all():
-            return corners[: scene.frames] + scene.margin, occluder + np.tile(scene.margin, 2)
+            moved = np.gradient(path, axis=0)[: scene.frames]
+            return corners[: scene.frames] + scene.margin, moved, occluder + np.tile(scene.margin, 2)
 
 
 def _bounce(position: NDArray[np.float64], reach: float) -> NDArray[np.float64]:

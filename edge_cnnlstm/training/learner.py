@@ -1,0 +1,306 @@
+"""How a network learns from a batch of clips, and what is measured after each epoch."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import cv2
+import lightning
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torchmetrics import MeanMetric
+
+from edge_cnnlstm.errors import ConfigError, DataError, InterruptedTraining
+from edge_cnnlstm.training import tasks
+from edge_cnnlstm.training.checkpoint import save_checkpoint
+from edge_cnnlstm.training.config import nearest
+from edge_cnnlstm.training.data.batches import Batch, ClipBatches
+from edge_cnnlstm.training.data.clip import ClipSet, Split
+from edge_cnnlstm.training.interruption import Interruption
+from edge_cnnlstm.training.metrics import Meters, higher_is_better
+from edge_cnnlstm.training.model import CnnLstm, State
+from edge_cnnlstm.training.progress import Progress, Resume, save_memory, save_progress
+from edge_cnnlstm.training.recipe import FitConfig
+from edge_cnnlstm.training.soundness import first_unsound_layer
+
+MINIMUM_CYCLE = 8
+"""Fewer batches do not make a one-cycle schedule."""
+
+OnEpoch = Callable[[int, dict[str, float]], None]
+
+
+class Learner(lightning.LightningModule):  # type: ignore[misc]  # skipped: its types break strict mode
+    """One network, its optimizer, and the clips that it learns from and is measured on.
+
+    Chance in a batch (memory that is carried over, dropout) is drawn from the seed and the batch's number, so that a
+    resumed training draws what it would have drawn.
+    """
+
+    automatic_optimization = False
+
+    def __init__(
+        self,
+        model: CnnLstm,
+        config: FitConfig,
+        clips: Mapping[Split, ClipSet],
+        seed: int,
+        *,
+        folder: Path | None,
+        resume: Resume | None,
+        on_epoch: OnEpoch | None,
+        interruption: Interruption,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.config = config
+        self.clips = clips
+        self.seed = seed
+        self.folder = folder
+        self.resume = resume
+        self.progress = Progress(config.keep) if resume is None else resume.progress
+        self.on_epoch = on_epoch
+        self.interruption = interruption
+        self.heads = model.config.heads
+        self.meters = Meters(self.heads, model.config.height, model.config.width)
+        self.validation_loss = MeanMetric()
+        self.carried: State | None = None
+        self.clock = Clock()
+        _check_weights(config.weights, [head.name for head in self.heads])
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        position = self.progress.position
+        stage = self.config.stage(position.epoch)
+        batches = ClipBatches(
+            self.clips["train"],
+            stage.batch,
+            epoch=position.epoch,
+            frames=stage.frames,
+            seed=self.seed,
+            rank=self.global_rank,
+            world=self.trainer.world_size,
+        )
+        return self._loader(batches, position.batch)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        batch = max(self.config.stages[-1].batch, self.trainer.world_size)
+        shared = {"rank": self.global_rank, "world": self.trainer.world_size}
+        return self._loader(ClipBatches(self.clips["validation"], batch, **shared), 0)
+
+    def configure_optimizers(self) -> Any:
+        rate, decay = self.config.learning_rate, self.config.weight_decay
+        optimizer: torch.optim.Optimizer
+        if self.config.optimizer == "sgd":
+            optimizer = torch.optim.SGD(self.model.parameters(), rate, momentum=0.9, weight_decay=decay)
+        else:
+            kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[self.config.optimizer]
+            optimizer = kind(self.model.parameters(), rate, weight_decay=decay)
+        return [optimizer], [_schedule(self.config, optimizer, total_batches(self.config, self.clips["train"]))]
+
+    def on_train_start(self) -> None:
+        if self.resume is not None:
+            optimizer, schedule = self.optimizers().optimizer, self.lr_schedulers()
+            self.carried = self.resume.restore(self.model, optimizer, schedule, self.global_rank)
+
+    def training_step(self, batch: Batch) -> None:
+        torch.manual_seed(_draw(self.seed, self.progress.position.step, self.global_rank))
+        frames, whole = batch[0], tasks.due(self.heads, batch[1])
+        optimizer = self.optimizers()
+        optimizer.zero_grad()
+        state, total = self._first_state(len(frames)), 0.0
+        window = self.config.window or frames.shape[1]
+        for begin in range(0, frames.shape[1], window):
+            part = slice(begin, begin + window)
+            truth = {name: values[:, part] for name, values in whole.items()}
+            loss, after = self._loss(frames[:, part], state, truth, whole)
+            if not torch.isfinite(loss):
+                layer = first_unsound_layer(self.model, frames[:, part], state)
+                raise self._diverged(f"the loss is {loss.item()}", layer)
+            self.manual_backward(loss)
+            state, total = State(after.h.detach(), after.c.detach()), total + loss.item()
+        self._advance_weights(optimizer)
+        self.carried = state
+        self.log("loss", total, prog_bar=True)
+        self.progress.batch_done(total)
+
+    def validation_step(self, batch: Batch) -> None:
+        frames, truth = batch[0], tasks.due(self.heads, batch[1])
+        features = self.model.features(frames)
+        with torch.autocast(self.device.type, enabled=False):
+            outputs, _ = self.model.roll(features.float(), self.model.initial_state(len(frames)))
+        self.meters.update(outputs, batch[1])
+        self.validation_loss.update(self._weighted(outputs, truth, truth), weight=len(frames))
+
+    def on_validation_epoch_end(self) -> None:
+        scores = {"loss": float(self.validation_loss.compute()), **self.meters.compute()}
+        self.validation_loss.reset()
+        self.meters.reset()
+        monitor = self.config.monitor
+        if monitor not in scores:
+            raise ConfigError(
+                f"fit.monitor {monitor!r} is no score of this data",
+                expected=f"one of {', '.join(scores)}",
+                fix=nearest(monitor, scores),
+            )
+        self.log_dict({f"validation.{name}": value for name, value in scores.items()})
+        epoch = self.progress.position.epoch
+        stale = self.progress.epoch_done(scores, self.model, monitor, higher_is_better=higher_is_better(monitor))
+        if self.config.patience and stale >= self.config.patience:
+            self.trainer.should_stop = True
+        self._save()
+        if self.on_epoch is not None:
+            self.on_epoch(epoch, scores)
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.clock.batch_began()
+
+    def on_train_batch_end(self, _outputs: Any, _batch: Batch, index: int) -> None:
+        self.clock.batch_ended()
+        # After an epoch's last batch comes its validation: the interruption waits for it.
+        if index + 1 < self.trainer.num_training_batches and self._interrupted():
+            self._save()
+            self._stop()
+
+    def on_train_epoch_end(self) -> None:
+        self.clock.epoch_ended()
+        if self.progress.position.epoch < self.config.epochs and not self.trainer.should_stop and self._interrupted():
+            self._stop()
+
+    def _interrupted(self) -> bool:
+        """Whether any process was asked to stop: they stop together, or the others would wait for ever."""
+        return bool(self.trainer.strategy.reduce_boolean_decision(self.interruption.asked, all=False))
+
+    def _save(self) -> None:
+        if self.folder is None:
+            return
+        save_memory(self.carried, self.global_rank, self.folder)
+        if self.trainer.is_global_zero:
+            if self.progress.kept:
+                kept = copy.deepcopy(self.model)
+                kept.load_state_dict(self.progress.kept)
+                save_checkpoint(kept, self.folder)
+            save_progress(self.progress, self.model, self.optimizers().optimizer, self.folder)
+
+    def _stop(self) -> NoReturn:
+        position = self.progress.position
+        raise InterruptedTraining(
+            f"stopped before epoch {position.epoch}, batch {position.batch}",
+            expected="to go on from there",
+            fix=f"edge-cnnlstm train --resume {self.folder}",
+        )
+
+    def _loader(self, batches: ClipBatches, first: int) -> DataLoader[Batch]:
+        return DataLoader(
+            batches,
+            batch_size=None,
+            sampler=range(first, len(batches)),
+            num_workers=self.config.workers,
+            worker_init_fn=_one_thread,
+        )
+
+    def _first_state(self, clips: int) -> State:
+        """Start a share of the clips from what another clip left behind.
+
+        A network that only ever starts from zeros never learns to let go of what it remembers.
+        """
+        empty = self.model.initial_state(clips)
+        if self.carried is None or self.carried.h.shape != empty.h.shape:
+            return empty
+        keep = (torch.rand(1, clips, 1) < self.config.carry).float().to(self.device)
+        return State(self.carried.h.roll(1, dims=1) * keep, self.carried.c.roll(1, dims=1) * keep)
+
+    def _loss(self, frames: Tensor, state: State, truth: tasks.Truth, whole: tasks.Truth) -> tuple[Tensor, State]:
+        features = self.model.features(frames)
+        # The memory is trained in the precision that it is run in: c and what acts on it stay in FP32.
+        with torch.autocast(self.device.type, enabled=False):
+            outputs, after = self.model.roll(features.float(), state)
+            loss = self._weighted(outputs, truth, whole)
+            if self.config.cell_penalty and self.model.config.layers:
+                loss = loss + self.config.cell_penalty * after.c.square().mean()
+        return loss, after
+
+    def _weighted(self, outputs: dict[str, Tensor], truth: tasks.Truth, whole: tasks.Truth) -> Tensor:
+        found = tasks.losses(self.heads, outputs, truth, whole=whole, label_smoothing=self.config.label_smoothing)
+        return torch.stack([self.config.weights.get(name, 1.0) * loss for name, loss in found.items()]).sum()
+
+    def _advance_weights(self, optimizer: Any) -> None:
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip or torch.inf)
+        if not torch.isfinite(norm):
+            name = next(
+                name
+                for name, weights in self.model.named_parameters()
+                if weights.grad is not None and not torch.isfinite(weights.grad).all()
+            )
+            raise self._diverged("a gradient is not finite", name.rpartition(".")[0])
+        optimizer.step()
+        self.lr_schedulers().step()
+
+    def _diverged(self, found: str, layer: str) -> DataError:
+        position = self.progress.position
+        return DataError(
+            f"{found} at epoch {position.epoch}, batch {position.batch}, first in {layer!r}",
+            expected="finite numbers",
+            fix="lower fit.learning_rate or fit.gradient_clip; the weights of the last good epoch are kept",
+        )
+
+
+class Clock:
+    """How long training waited for its data, and how long it computed, in seconds."""
+
+    def __init__(self) -> None:
+        self.waited = self.computed = 0.0
+        self._asked: float | None = None
+        self._began = 0.0
+
+    def batch_began(self) -> None:
+        self._began = time.perf_counter()
+        self.waited += 0.0 if self._asked is None else self._began - self._asked
+
+    def batch_ended(self) -> None:
+        self._asked = time.perf_counter()
+        self.computed += self._asked - self._began
+
+    def epoch_ended(self) -> None:
+        """Stop waiting: what comes now is validation."""
+        self._asked = None
+
+
+def _one_thread(_worker: int) -> None:
+    """OpenCV would start as many threads as there are cores, in every worker."""
+    cv2.setNumThreads(1)
+
+
+def total_batches(config: FitConfig, clips: ClipSet) -> int:
+    """Return the number of batches of a whole training."""
+    return sum(stage.epochs * len(ClipBatches(clips, stage.batch, seed=0)) for stage in config.stages)
+
+
+def _schedule(config: FitConfig, optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+    if config.schedule == "one-cycle":
+        if steps < MINIMUM_CYCLE:
+            raise ConfigError(
+                f"{steps} training batches", expected=f"at least {MINIMUM_CYCLE} for one cycle", fix="train for longer"
+            )
+        return torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, config.learning_rate, total_steps=steps + 1, pct_start=0.2
+        )
+    if config.schedule == "cosine":
+        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+
+
+def _check_weights(weights: Mapping[str, float], heads: list[str]) -> None:
+    for name in weights:
+        if name not in heads:
+            raise ConfigError(
+                f"fit.weights for {name!r}", expected=f"heads {', '.join(heads)}", fix=nearest(name, heads)
+            )
+
+
+def _draw(*words: int) -> int:
+    return int(np.random.SeedSequence(words).generate_state(1)[0])
