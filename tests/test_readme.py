@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,20 @@ def test_every_command_and_option_exists() -> None:
             for option in [word for word in words if word.startswith("-") and word != "-m"]:
                 assert option in shown[key], f"{option} in: {line}"
     assert len(shown) >= 5
+
+
+def test_the_recipe_is_one() -> None:
+    from edge_cnnlstm.training.recipe import load_recipe
+    from edge_cnnlstm.training.search_space import check_space
+
+    (text,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "gestures.toml"
+        path.write_text(text)
+        recipe = load_recipe(path)
+
+    check_space(recipe)
+    assert recipe.data.kind == "video-folder"
 
 
 def test_the_python_example_runs(exported: Path, tmp_path: Path) -> None:

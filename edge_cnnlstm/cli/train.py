@@ -32,6 +32,7 @@ def train(
     after the batch at hand; --resume goes on to the weights that an uninterrupted training would have reached.
     """
     from edge_cnnlstm.training import run
+    from edge_cnnlstm.training.metrics.quality import quality
     from edge_cnnlstm.training.recipe import load_recipe
 
     if resume is not None:
@@ -54,7 +55,8 @@ def train(
         memory = f"{chosen.model.layers} × LSTM {chosen.model.hidden}" if chosen.model.layers else "no memory"
         console.print(f"Training [bold]{chosen.model.preset}[/] with {memory} on {chosen.data.kind}")
         fitted = run.train(chosen, folder)
-    scores = ", ".join(f"{name} {value:.4g}" for name, value in fitted.scores.items() if name.count(".") < 2)
+    summary = {"loss": fitted.scores["loss"], **quality(fitted.scores, fitted.model.config.heads)}
+    scores = ", ".join(f"{name} {value:.4g}" for name, value in summary.items())
     console.print(f"Saved [bold]{folder}[/], epoch {fitted.kept_epoch}; validation {scores}", highlight=False)
 
 

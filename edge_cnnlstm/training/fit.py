@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import lightning
 import numpy as np
@@ -105,8 +106,19 @@ def fit(
     )
 
 
+class Bar(RichProgressBar):  # type: ignore[misc]  # skipped: its types break strict mode
+    """One bar an epoch, on stderr."""
+
+    def __init__(self) -> None:
+        super().__init__(console_kwargs={"stderr": True})
+
+    def get_metrics(self, *which: Any) -> dict[str, Any]:
+        """Show the loss, and not the number of the log file."""
+        return {name: value for name, value in super().get_metrics(*which).items() if name != "v_num"}
+
+
 def _run(learner: Learner, config: FitConfig, epochs: int, folder: Path | None, *, progress: bool) -> None:
-    callbacks: list[Callback] = [RichProgressBar(console_kwargs={"stderr": True})] if progress else []
+    callbacks: list[Callback] = [Bar()] if progress else []
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     world = int(os.environ.get("WORLD_SIZE", "1"))
     with _quiet():

@@ -19,7 +19,7 @@ def resized(ink: Image, side: int) -> Image:
 
 def background(rng: np.random.Generator, height: int, width: int, *, contrast: float) -> Image:
     """Draw a smooth texture darker than any ink: float32 [height, width, 3]; `contrast` too is in grey levels."""
-    coarse = rng.uniform(40, 110, 3) + rng.normal(0, contrast, (6, 6, 3))
+    coarse = rng.uniform(50, 100, 3) + rng.normal(0, contrast, (6, 6, 3))
     fine = cv2.resize(coarse.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
     return np.asarray(fine, np.float32).clip(0, 160)
 

@@ -66,7 +66,7 @@ def draw_track(rng: np.random.Generator, gesture: str, frames: int, aspect: floa
 
 def _render(height: int, width: int, whole: int, rng: np.random.Generator, digits: Digits, frames: int | None) -> Clip:
     label, chosen = int(rng.integers(len(GESTURES))), int(rng.integers(len(digits.images)))
-    scenery, ink_colour = canvas.background(rng, height, width, contrast=8), canvas.colour(rng)
+    scenery, ink_colour = canvas.background(rng, height, width, contrast=4), canvas.colour(rng)
     centres, sizes = draw_track(rng, GESTURES[label], frames or whole, width / height)
     scenes = [
         canvas.painted(scenery, _wrapped(digits.images[chosen], centre, size, height, width), ink_colour)

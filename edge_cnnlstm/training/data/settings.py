@@ -53,7 +53,7 @@ class GesturesConfig(RenderedConfig):
     """Something moves; the label is how, and no single frame tells."""
 
     kind: Literal["gestures"] = "gestures"
-    frames: int = Field(default=16, gt=0)
+    frames: int = Field(default=16, gt=1)
 
 
 class RecallConfig(RenderedConfig):
@@ -102,7 +102,8 @@ class FilesConfig(Section):
     epochs.
     """
 
-    root: Path
+    # Absolute, so that a saved recipe means the same from anywhere on this machine.
+    root: Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
     frames: int = Field(default=16, gt=0)
     every: int = Field(default=1, gt=0)
     shares: Shares = (0.7, 0.15, 0.15)
