@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from benchmarks.memory.summary import Row
 
 SCHEMA_VERSION = 1
+OF_ONE_CELL: dict[str, Any] = {"seed": True, "tune": True, "model": {"layers": True}}
+"""What a recipe says of one training alone, or not at all."""
 MADE_WITH = (
     "edge-cnnlstm",
     "torch",
@@ -108,7 +110,7 @@ def document(plan: Plan, rows: list[Row], trials: list[dict[str, Any]]) -> dict[
         "method": METHOD,
         "rows": [asdict(row) for row in rows],
         "trials": trials,
-        "recipes": {cell.set: cell.recipe.model_dump(mode="json", exclude={"tune", "seed"}) for cell in plan.cells},
+        "recipes": {cell.set: cell.recipe.model_dump(mode="json", exclude=OF_ONE_CELL) for cell in plan.cells},
         "machine": provenance.machine(),
         "versions": provenance.versions(*MADE_WITH),
         "commit": provenance.git_commit(Path(__file__).parent),

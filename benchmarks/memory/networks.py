@@ -63,25 +63,29 @@ class CnnGru(CnnLstm):
 class CnnTcn(CnnLstm):
     """A causal convolution over time (Bai et al. 2018, arXiv 1803.01271) where the LSTM was.
 
-    A dense layer, then five residual blocks of one dilated convolution each, which together see 63 frames. The state
-    is what each block has still to look back at, `h` [62, batch, hidden]: with it, a step computes one output only.
+    Five residual blocks of one dilated convolution each, which together see 63 frames; around the first, which reads
+    the features, leads a dense layer. The state is what the blocks have still to look back at, so that a step
+    computes one output only: `c` [2, batch, features] for the first and `h` [60, batch, hidden] for the others.
     """
 
     KERNEL = 3
-    DILATIONS = (1, 2, 4, 8, 16)
+    DILATIONS = (2, 4, 8, 16)
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         hidden = config.hidden
+        self.first = nn.Conv1d(self.backbone.features, hidden, self.KERNEL)
         self.blocks = nn.ModuleList(nn.Conv1d(hidden, hidden, self.KERNEL, dilation=each) for each in self.DILATIONS)
-        for layer in (*self.dense.modules(), *self.blocks):
+        for layer in (*self.dense.modules(), self.first, *self.blocks):
             if isinstance(layer, nn.Linear | nn.Conv1d):
                 nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
 
     def initial_state(self, batch: int = 1) -> State:
-        past = (self.KERNEL - 1) * sum(self.DILATIONS)
-        h = torch.zeros(past, batch, self.config.hidden, device=next(self.parameters()).device)
-        return State(h, torch.zeros_like(h[:0]))
+        device, back = next(self.parameters()).device, self.KERNEL - 1
+        return State(
+            torch.zeros(back * sum(self.DILATIONS), batch, self.config.hidden, device=device),
+            torch.zeros(back, batch, self.backbone.features, device=device),
+        )
 
     def roll(self, features: Tensor, state: State) -> tuple[Outputs, State]:
         x, state = self._convolve(features, state)
@@ -94,14 +98,17 @@ class CnnTcn(CnnLstm):
 
     def _convolve(self, features: Tensor, state: State) -> tuple[Tensor, State]:
         """Advance over features [batch, time, features] → [batch, time, hidden] and the new state."""
-        x = self.dense(features).transpose(1, 2)
-        pasts = torch.split(state.h.permute(1, 2, 0), [(self.KERNEL - 1) * each for each in self.DILATIONS], dim=2)
+        back = self.KERNEL - 1
+        seen = torch.cat([state.c.permute(1, 2, 0), features.transpose(1, 2)], dim=2)
+        after = seen[..., -back:].permute(2, 0, 1)
+        x = self.dense(features).transpose(1, 2) + functional.relu(self.first(seen))
+        pasts = torch.split(state.h.permute(1, 2, 0), [back * each for each in self.DILATIONS], dim=2)
         kept = []
         for block, past in zip(self.blocks, pasts, strict=True):
             seen = torch.cat([past, x], dim=2)
             kept.append(seen[..., -past.shape[2] :])
             x = x + functional.relu(block(seen))
-        return x.transpose(1, 2), State(torch.cat(kept, dim=2).permute(2, 0, 1), state.c)
+        return x.transpose(1, 2), State(torch.cat(kept, dim=2).permute(2, 0, 1), after)
 
 
 KINDS: dict[str, tuple[Callable[[ModelConfig], CnnLstm], int]] = {

@@ -51,9 +51,11 @@ TASKS = {
     "occluded-digits": Task(
         {"kind": "occluded-digits", "clips": 960, "frames": 16}, ((16, 32, 3), (12, 32, None)), "digit", "hidden"
     ),
-    "gestures": Task({"kind": "gestures", "clips": 960, "frames": 16}, ((18, 16, 8), (7, 16, None)), "gesture"),
+    "gestures": Task({"kind": "gestures", "clips": 960, "frames": 12}, ((16, 16, 6), (26, 16, None)), "gesture"),
     "recall": Task(
-        {"kind": "recall", "clips": 960, "frames": 48}, ((16, 32, 3), (8, 32, 6), (6, 32, 12), (6, 32, None)), "digit"
+        {"kind": "recall", "clips": 960, "frames": 48},
+        ((10, 32, 3), (6, 32, 6), (6, 32, 12), (5, 32, 24), (4, 32, None)),
+        "digit",
     ),
 }
 """The sets by name. Short clips come first: every network learns what to see before how to remember it."""

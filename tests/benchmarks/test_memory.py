@@ -130,7 +130,8 @@ def test_the_tcn_looks_back_on_63_frames_and_no_further() -> None:
             first, second = (model.sequence(each, model.initial_state())[0] for each in (clips, other))
         return not torch.equal(first["gesture_logits"][:, -1], second["gesture_logits"][:, -1])
 
-    assert model.initial_state().h.shape == (62, 1, HIDDEN)
+    assert model.initial_state().h.shape == (60, 1, HIDDEN)
+    assert model.initial_state().c.shape == (2, 1, FEATURES)
     assert [changes(frame) for frame in (6, 7, 69)] == [False, True, True]
 
 
@@ -158,7 +159,7 @@ def test_costs_are_those_that_a_hand_counts() -> None:
         "CNN-LSTM, 2 layers": (FEATURES + HIDDEN + 2 * HIDDEN) * 4 * HIDDEN,
         "CNN-LSTM, 3 layers": (FEATURES + HIDDEN + 4 * HIDDEN) * 4 * HIDDEN,
         "CNN-GRU": (FEATURES + HIDDEN) * 3 * HIDDEN,
-        "CNN-TCN": FEATURES * HIDDEN + 5 * 3 * HIDDEN * HIDDEN,
+        "CNN-TCN": FEATURES * HIDDEN + 3 * FEATURES * HIDDEN + 4 * 3 * HIDDEN * HIDDEN,
     }
     assert {name: macs_per_frame(tiny(name)) for name in KINDS} == {
         name: convolution + memory + head for name, memory in gates.items()
