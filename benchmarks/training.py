@@ -63,7 +63,10 @@ CASES = (
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One training: its seed, how long it took, the share of that which was computing, and its test scores."""
+    """One training: its seed, how long it took, the share of its loop that did not wait for data, its test scores.
+
+    `commit` is that of the sources it was trained with.
+    """
 
     case: str
     seed: int
@@ -71,6 +74,7 @@ class Cell:
     compute_share: float
     epochs: int
     clips: int
+    commit: str | None
     scores: dict[str, float]
 
 
@@ -136,9 +140,9 @@ def _cell(case: Case, seed: int, folder: Path) -> Cell:
             expected=f"{case.recipe} as it ships now",
             fix="delete that folder, or choose another with --kept",
         )
-    if (folder / checkpoint.RESUME_STATE).is_file():
+    if (folder / checkpoint.RESUME).is_file():
         run.resume(folder)
-    elif not (folder / checkpoint.WEIGHTS).is_file():
+    elif not run.is_complete(folder):
         run.train(recipe, folder)
     model, report = checkpoint.load_checkpoint(folder), checkpoint.load_json(folder / checkpoint.REPORT)
     corpus = open_corpus(recipe.data, recipe.model, recipe.seed)
@@ -150,6 +154,7 @@ def _cell(case: Case, seed: int, folder: Path) -> Cell:
         round(report["compute_share"], 4),
         len(report["history"]),
         tested.clips,
+        report["commit"],
         tested.scores,
     )
 

@@ -143,6 +143,12 @@ def backend_answer(backend: Backend) -> Answer:
 
 
 def _check_accuracy(accuracy: dict[str, dict[str, float]], budget: float) -> None:
+    if not accuracy["fp32"]:
+        raise ExportError(
+            "no score to measure the loss by",
+            expected="accuracy, mean IoU or R² of one head or more",
+            fix="measure on more clips: --clips, or more held-out data",
+        )
     for name, scores in accuracy.items():
         lost, worst = max((accuracy["fp32"][score] - value, score) for score, value in scores.items())
         if lost > budget:

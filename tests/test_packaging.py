@@ -34,6 +34,6 @@ def test_the_wheel_holds_edge_cnnlstm_and_nothing_else(tmp_path: Path) -> None:
     expected = {
         path.relative_to(ROOT).as_posix()
         for path in (ROOT / "edge_cnnlstm").rglob("*")
-        if path.suffix in {".py", ".md", ".j2"} or path.name == "py.typed"
+        if path.suffix in {".py", ".md", ".j2", ".toml"} or path.name == "py.typed"
     }
     assert {name for name in names if ".dist-info/" not in name} == expected

@@ -22,6 +22,7 @@ FIT = {
     "learning_rate": 4e-3,
     "schedule": "one-cycle",
     "weight_decay": 0.01,
+    "gradient_clip": 1.0,
     "precision": "auto",
     "keep": "last",
     # Rendering within the process leaves one core to each training.

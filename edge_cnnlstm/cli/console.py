@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.logging import RichHandler
 from rich.markup import escape
 
 from edge_cnnlstm.errors import ConfigError, EdgeError
@@ -21,7 +23,10 @@ output = Console()
 
 
 def run(app: typer.Typer) -> None:
-    """Run a command line; an EdgeError becomes its message and exit code 1."""
+    """Run a command line; an EdgeError becomes its message and exit code 1, what the library logs a line on stderr."""
+    logging.getLogger("edge_cnnlstm").addHandler(
+        RichHandler(logging.WARNING, console, show_time=False, show_level=False, show_path=False)
+    )
     try:
         app()
     except EdgeError as error:

@@ -147,9 +147,10 @@ def _imported(config: ModuleConfig) -> nn.Module:
 
 def _map_shape(stages: nn.Sequential, config: BackboneConfig, height: int, width: int) -> torch.Size:
     """Return [channels, rows, columns] of the last feature map; a vector is a map of one cell."""
+    modes = {module: module.training for module in stages.modules()}
     stages.eval()
     try:
-        with torch.inference_mode():
+        with torch.no_grad():
             found = stages(torch.zeros(1, 3, height, width))
     except Exception as error:  # whatever a user's module raises
         raise ConfigError(
@@ -157,7 +158,8 @@ def _map_shape(stages: nn.Sequential, config: BackboneConfig, height: int, width
             expected="a feature map of one cell or more",
             fix="use larger frames, or fewer strides and poolings",
         ) from error
-    stages.train()
+    for module, training in modes.items():
+        module.training = training
     if not isinstance(found, Tensor) or found.ndim not in {2, 4} or found.shape[0] != 1 or not found.numel():
         shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""A checkpoint: a folder that holds a network and how it came to be, and nothing that can run code.
+"""A checkpoint: a folder that holds a network and how it came to be, without pickle.
 
 weights.safetensors   the network's weights
 config.json           the network: backbone, memory, heads
@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
 from edge_cnnlstm.errors import CheckpointError
@@ -29,8 +29,7 @@ WEIGHTS = "weights.safetensors"
 CONFIG = "config.json"
 RECIPE = "training.toml"
 REPORT = "training.json"
-RESUME_TENSORS = "resume.safetensors"
-RESUME_STATE = "resume.json"
+RESUME = "resume.safetensors"
 
 
 def save_checkpoint(model: CnnLstm, folder: Path) -> None:
@@ -81,11 +80,11 @@ def load_json(path: Path) -> dict[str, Any]:
     return document
 
 
-def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Write tensors; a reader sees the old file or the new one, never half of it."""
+def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path, about: dict[str, str] | None = None) -> None:
+    """Write tensors, and text `about` them; a reader sees the old file or the new one, never half of it."""
     unfinished = path.with_name(f".{path.name}.unfinished")
     # Written by Python, with the permissions that this user's files have: the library's own would be private.
-    unfinished.write_bytes(save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
+    unfinished.write_bytes(save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, about))
     unfinished.replace(path)
 
 
@@ -93,6 +92,15 @@ def load_tensors(path: Path) -> dict[str, torch.Tensor]:
     """Read tensors; raises CheckpointError when the file is missing or damaged."""
     try:
         return load_file(_require(path))
+    except SafetensorError as error:
+        raise _damaged(path, error) from error
+
+
+def load_about(path: Path) -> dict[str, str]:
+    """Read the text about a file's tensors; raises CheckpointError when the file is missing or damaged."""
+    try:
+        with safe_open(_require(path), "pt") as file:
+            return dict(file.metadata() or {})
     except SafetensorError as error:
         raise _damaged(path, error) from error
 

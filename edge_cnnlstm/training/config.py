@@ -124,7 +124,8 @@ class NetworkConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _fill_from_preset(cls, given: Any) -> Any:
-        return _merged(_preset(given.get("preset", "nano")), given) if isinstance(given, Mapping) else given
+        name = given.get("preset", "nano") if isinstance(given, Mapping) else None
+        return _merged(_preset(name), given) if isinstance(name, str) else given
 
     @model_validator(mode="after")
     def _rows_can_be_scanned(self) -> NetworkConfig:

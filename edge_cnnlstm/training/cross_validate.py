@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from edge_cnnlstm.errors import CheckpointError, ConfigError, InterruptedTraining
-from edge_cnnlstm.training.checkpoint import RESUME_STATE, load_json, save_checkpoint, save_json, save_recipe
+from edge_cnnlstm.training.checkpoint import RESUME, load_json, save_checkpoint, save_json, save_recipe
 from edge_cnnlstm.training.data.clip import Corpus
 from edge_cnnlstm.training.data.corpora import open_corpus
 from edge_cnnlstm.training.evaluate import evaluate, torch_answer
@@ -197,7 +197,7 @@ def _begin(recipe: Recipe, corpus: Corpus, parts: list[Fold], folder: Path) -> N
 def _train_fold(recipe: Recipe, corpus: Corpus, part: Fold, number: int, folder: Path, *, progress: bool) -> None:
     began = time.time()
     save_recipe(recipe, folder)
-    resume = (folder / RESUME_STATE).is_file()
+    resume = (folder / RESUME).is_file()
     splits: dict[Any, Items] = {"train": part.train, "validation": part.validation}
     try:
         fitted = fit(recipe, corpus=corpus, splits=splits, folder=folder, resume=resume, progress=progress)

@@ -19,9 +19,11 @@ from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from numpy.typing import NDArray
 
+from edge_cnnlstm.errors import ConfigError
 from edge_cnnlstm.training.config import ModelConfig
 from edge_cnnlstm.training.data.clip import ClipSet, Corpus, Split
 from edge_cnnlstm.training.data.corpora import open_corpus
+from edge_cnnlstm.training.identity import identity
 from edge_cnnlstm.training.interruption import Interruption
 from edge_cnnlstm.training.learner import Learner, OnEpoch
 from edge_cnnlstm.training.model import CnnLstm
@@ -74,7 +76,9 @@ def fit(
     lightning.seed_everything(recipe.seed, verbose=False)
     if model is None:
         model = CnnLstm(ModelConfig.model_validate({**recipe.model.model_dump(), "heads": corpus.heads}))
-    saved = Resume.read(folder) if resume and folder is not None else None
+    _check_heads(model, corpus)
+    what = identity(recipe, corpus.digest(), without=("tune",)) if folder is not None else {}
+    saved = Resume.read(folder, what) if resume and folder is not None else None
     clips: dict[Split, ClipSet] = {
         "train": corpus.clips(splits["train"], training=True),
         "validation": corpus.clips(splits["validation"], training=False),
@@ -88,22 +92,26 @@ def fit(
             recipe.seed,
             folder=folder,
             resume=saved,
+            identity=what,
             on_epoch=on_epoch,
             interruption=interruption,
         )
-        remaining = recipe.fit.epochs - learner.progress.position.epoch
-        if remaining > 0:
+        done = learner.progress
+        remaining = recipe.fit.epochs - done.position.epoch
+        # One that was killed after its last epoch has nothing left to learn.
+        if remaining > 0 and not (recipe.fit.patience and done.history and done.stale >= recipe.fit.patience):
             _run(learner, recipe.fit, remaining, folder, progress=progress)
-    done = learner.progress
     model.load_state_dict(done.kept)
-    clock = learner.clock
-    return Fitted(
-        model.cpu().eval(),
-        done.scores,
-        tuple(done.history),
-        done.kept_epoch,
-        clock.computed / max(clock.computed + clock.waited, 1e-9),
-    )
+    return Fitted(model.cpu().eval(), done.scores, tuple(done.history), done.kept_epoch, done.compute_share)
+
+
+def _check_heads(model: CnnLstm, corpus: Corpus) -> None:
+    if model.config.heads != corpus.heads:
+        raise ConfigError(
+            f"a network with heads {[head.name for head in model.config.heads]}",
+            expected=f"the heads of the data, {[head.name for head in corpus.heads]}, with their labels",
+            fix="build the network with the heads of the corpus",
+        )
 
 
 class Bar(RichProgressBar):  # type: ignore[misc]  # skipped: its types break strict mode
@@ -165,7 +173,9 @@ def _in_bf16(config: FitConfig) -> bool:
         return config.precision == "bf16"
     if torch.cuda.is_available() and config.accelerator != "cpu":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    able = torch.cpu.get_capabilities()
+    able: dict[str, object] = getattr(
+        torch.cpu, "get_capabilities", dict
+    )()  # newer than the oldest torch that is supported
     return bool(able.get("avx512_bf16") or able.get("amx_bf16") or able.get("bf16"))
 
 

@@ -35,6 +35,6 @@ class Interruption:
 
     def _hear(self, _number: int, _frame: FrameType | None) -> None:
         self.asked = True
-        log.warning("Stopping after this batch, and saving; once more to stop at once")
+        log.warning("Stopping after this batch, or the validation under way, and saving; once more to stop at once")
         for signum, handler in self._previous.items():
             signal.signal(signum, handler)

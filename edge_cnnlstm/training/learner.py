@@ -19,9 +19,10 @@ from torchmetrics import MeanMetric
 from edge_cnnlstm.errors import ConfigError, DataError, InterruptedTraining
 from edge_cnnlstm.training import tasks
 from edge_cnnlstm.training.checkpoint import save_checkpoint
-from edge_cnnlstm.training.config import nearest
+from edge_cnnlstm.training.config import ModelConfig, nearest
 from edge_cnnlstm.training.data.batches import Batch, ClipBatches
 from edge_cnnlstm.training.data.clip import ClipSet, Split
+from edge_cnnlstm.training.identity import Identity
 from edge_cnnlstm.training.interruption import Interruption
 from edge_cnnlstm.training.metrics import Meters, higher_is_better
 from edge_cnnlstm.training.model import CnnLstm, State
@@ -53,6 +54,7 @@ class Learner(lightning.LightningModule):  # type: ignore[misc]  # skipped: its 
         *,
         folder: Path | None,
         resume: Resume | None,
+        identity: Identity,
         on_epoch: OnEpoch | None,
         interruption: Interruption,
     ) -> None:
@@ -63,6 +65,7 @@ class Learner(lightning.LightningModule):  # type: ignore[misc]  # skipped: its 
         self.seed = seed
         self.folder = folder
         self.resume = resume
+        self.identity = identity
         self.progress = Progress(config.keep) if resume is None else resume.progress
         self.on_epoch = on_epoch
         self.interruption = interruption
@@ -70,10 +73,12 @@ class Learner(lightning.LightningModule):  # type: ignore[misc]  # skipped: its 
         self.meters = Meters(self.heads, model.config.height, model.config.width)
         self.validation_loss = MeanMetric()
         self.carried: State | None = None
-        self.clock = Clock()
-        _check_weights(config.weights, [head.name for head in self.heads])
+        self._asked_at: float | None = None
+        self._began_at = 0.0
+        _check_settings(config, model.config)
 
     def train_dataloader(self) -> DataLoader[Batch]:
+        self._asked_at = time.perf_counter()
         position = self.progress.position
         stage = self.config.stage(position.epoch)
         batches = ClipBatches(
@@ -125,16 +130,27 @@ class Learner(lightning.LightningModule):  # type: ignore[misc]  # skipped: its 
             state, total = State(after.h.detach(), after.c.detach()), total + loss.item()
         self._advance_weights(optimizer)
         self.carried = state
-        self.log("loss", total, prog_bar=True)
+        total = float(self.trainer.strategy.reduce(torch.tensor(total, device=self.device), reduce_op="mean"))
+        self.log("loss", total, prog_bar=True, rank_zero_only=True)
         self.progress.batch_done(total)
+
+    def on_validation_epoch_start(self) -> None:
+        if self.trainer.world_size > 1:
+            # Batch norm's statistics are each process's own; those of the first are what is kept.
+            for buffer in self.model.buffers():
+                torch.distributed.broadcast(buffer, 0)
 
     def validation_step(self, batch: Batch) -> None:
         frames, truth = batch[0], tasks.due(self.heads, batch[1])
         features = self.model.features(frames)
         with torch.autocast(self.device.type, enabled=False):
             outputs, _ = self.model.roll(features.float(), self.model.initial_state(len(frames)))
+        loss = self._weighted(outputs, truth, truth)
+        if not torch.isfinite(loss):
+            layer = first_unsound_layer(self.model, frames, self.model.initial_state(len(frames)))
+            raise self._diverged(f"the validation loss is {loss.item()}", layer)
         self.meters.update(outputs, batch[1])
-        self.validation_loss.update(self._weighted(outputs, truth, truth), weight=len(frames))
+        self.validation_loss.update(loss, weight=len(frames))
 
     def on_validation_epoch_end(self) -> None:
         scores = {"loss": float(self.validation_loss.compute()), **self.meters.compute()}
@@ -147,7 +163,7 @@ class Learner(lightning.LightningModule):  # type: ignore[misc]  # skipped: its 
                 expected=f"one of {', '.join(scores)}",
                 fix=nearest(monitor, scores),
             )
-        self.log_dict({f"validation.{name}": value for name, value in scores.items()})
+        self.log_dict({f"validation.{name}": value for name, value in scores.items()}, rank_zero_only=True)
         epoch = self.progress.position.epoch
         stale = self.progress.epoch_done(scores, self.model, monitor, higher_is_better=higher_is_better(monitor))
         if self.config.patience and stale >= self.config.patience:
@@ -157,17 +173,19 @@ class Learner(lightning.LightningModule):  # type: ignore[misc]  # skipped: its 
             self.on_epoch(epoch, scores)
 
     def on_train_batch_start(self, *_: Any) -> None:
-        self.clock.batch_began()
+        self._began_at = time.perf_counter()
+        self.progress.waited += 0.0 if self._asked_at is None else self._began_at - self._asked_at
 
     def on_train_batch_end(self, _outputs: Any, _batch: Batch, index: int) -> None:
-        self.clock.batch_ended()
+        self._asked_at = time.perf_counter()
+        self.progress.computed += self._asked_at - self._began_at
         # After an epoch's last batch comes its validation: the interruption waits for it.
         if index + 1 < self.trainer.num_training_batches and self._interrupted():
             self._save()
             self._stop()
 
     def on_train_epoch_end(self) -> None:
-        self.clock.epoch_ended()
+        self._asked_at = None
         if self.progress.position.epoch < self.config.epochs and not self.trainer.should_stop and self._interrupted():
             self._stop()
 
@@ -178,15 +196,20 @@ class Learner(lightning.LightningModule):  # type: ignore[misc]  # skipped: its 
     def _save(self) -> None:
         if self.folder is None:
             return
-        save_memory(self.carried, self.global_rank, self.folder)
+        if not self.trainer.is_global_zero:
+            save_memory(self.carried, self.progress.position.step, self.global_rank, self.folder)
+        self.trainer.strategy.barrier()
         if self.trainer.is_global_zero:
+            optimizer = self.optimizers().optimizer
+            save_progress(self.progress, self.model, optimizer, self.carried, self.identity, self.folder)
             if self.progress.kept:
                 kept = copy.deepcopy(self.model)
                 kept.load_state_dict(self.progress.kept)
                 save_checkpoint(kept, self.folder)
-            save_progress(self.progress, self.model, self.optimizers().optimizer, self.folder)
 
     def _stop(self) -> NoReturn:
+        # The first process is still writing when the others come here: none leaves, and has it killed, before.
+        self.trainer.strategy.barrier()
         position = self.progress.position
         raise InterruptedTraining(
             f"stopped before epoch {position.epoch}, batch {position.batch}",
@@ -221,7 +244,8 @@ class Learner(lightning.LightningModule):  # type: ignore[misc]  # skipped: its 
             outputs, after = self.model.roll(features.float(), state)
             loss = self._weighted(outputs, truth, whole)
             if self.config.cell_penalty and self.model.config.layers:
-                loss = loss + self.config.cell_penalty * after.c.square().mean()
+                share = frames.shape[1] / next(iter(whole.values())).shape[1]
+                loss = loss + self.config.cell_penalty * share * after.c.square().mean()
         return loss, after
 
     def _weighted(self, outputs: dict[str, Tensor], truth: tasks.Truth, whole: tasks.Truth) -> Tensor:
@@ -231,43 +255,24 @@ class Learner(lightning.LightningModule):  # type: ignore[misc]  # skipped: its 
     def _advance_weights(self, optimizer: Any) -> None:
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip or torch.inf)
         if not torch.isfinite(norm):
-            name = next(
-                name
+            unsound = (
+                name.rpartition(".")[0]
                 for name, weights in self.model.named_parameters()
                 if weights.grad is not None and not torch.isfinite(weights.grad).all()
             )
-            raise self._diverged("a gradient is not finite", name.rpartition(".")[0])
+            raise self._diverged("a gradient is not finite", next(unsound, "the norm of all gradients"))
         optimizer.step()
         self.lr_schedulers().step()
 
     def _diverged(self, found: str, layer: str) -> DataError:
         position = self.progress.position
+        kept = self.folder is not None and bool(self.progress.kept)
         return DataError(
             f"{found} at epoch {position.epoch}, batch {position.batch}, first in {layer!r}",
             expected="finite numbers",
-            fix="lower fit.learning_rate or fit.gradient_clip; the weights of the last good epoch are kept",
+            fix="lower fit.learning_rate or fit.gradient_clip"
+            + (f"; {self.folder} holds the weights of the last good epoch" if kept else ""),
         )
-
-
-class Clock:
-    """How long training waited for its data, and how long it computed, in seconds."""
-
-    def __init__(self) -> None:
-        self.waited = self.computed = 0.0
-        self._asked: float | None = None
-        self._began = 0.0
-
-    def batch_began(self) -> None:
-        self._began = time.perf_counter()
-        self.waited += 0.0 if self._asked is None else self._began - self._asked
-
-    def batch_ended(self) -> None:
-        self._asked = time.perf_counter()
-        self.computed += self._asked - self._began
-
-    def epoch_ended(self) -> None:
-        """Stop waiting: what comes now is validation."""
-        self._asked = None
 
 
 def _one_thread(_worker: int) -> None:
@@ -294,12 +299,25 @@ def _schedule(config: FitConfig, optimizer: torch.optim.Optimizer, steps: int) -
     return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
 
 
-def _check_weights(weights: Mapping[str, float], heads: list[str]) -> None:
-    for name in weights:
+def _check_settings(config: FitConfig, model: ModelConfig) -> None:
+    """Refuse, before anything is learnt, what does not fit the network."""
+    heads = [head.name for head in model.heads]
+    monitored = [] if config.monitor == "loss" else [config.monitor.partition(".")[0]]
+    for name in [*config.weights, *monitored]:
         if name not in heads:
             raise ConfigError(
-                f"fit.weights for {name!r}", expected=f"heads {', '.join(heads)}", fix=nearest(name, heads)
+                f"fit.monitor or fit.weights name {name!r}",
+                expected=f"one of the heads {', '.join(heads)}",
+                fix=nearest(name, heads),
             )
+    higher_is_better(config.monitor)
+    idle = [name for name in ("window", "carry", "cell_penalty") if getattr(config, name)]
+    if model.scan == "rows" and idle:
+        raise ConfigError(
+            f"fit.{idle[0]} with a network that scans the rows of single images",
+            expected="nothing that is carried from frame to frame",
+            fix=f"leave fit.{idle[0]} out",
+        )
 
 
 def _draw(*words: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -10,18 +11,12 @@ import torch
 from torch import Tensor
 
 from edge_cnnlstm.errors import CheckpointError
-from edge_cnnlstm.training.checkpoint import (
-    RESUME_STATE,
-    RESUME_TENSORS,
-    load_json,
-    load_tensors,
-    save_json,
-    save_tensors,
-)
+from edge_cnnlstm.training.checkpoint import RESUME, load_about, load_tensors, save_tensors
+from edge_cnnlstm.training.identity import Identity, difference
 from edge_cnnlstm.training.model import CnnLstm, State
 
 MEMORY = "resume.memory-{rank}.safetensors"
-"""The memory that a process carries from batch to batch; each process has its own."""
+"""The memory that another process than the first carries from batch to batch."""
 
 
 @dataclass
@@ -38,11 +33,14 @@ class Progress:
     """The course of a training and the weights of its best (or last) epoch.
 
     `history` holds one record per finished epoch: its number, the training loss, the validation loss and scores.
+    `waited` and `computed` are how long the training loop waited for its data, and how long it did not, in seconds.
     """
 
     keep: Literal["best", "last"]
     position: Position = field(default_factory=Position)
     loss_sum: float = 0.0
+    waited: float = 0.0
+    computed: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = -1
     kept_epoch: int = -1
@@ -66,7 +64,17 @@ class Progress:
             self.kept_epoch = epoch
             self.kept = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
         self.position, self.loss_sum = Position(epoch + 1, 0, self.position.step), 0.0
-        return epoch - self.best_epoch
+        return self.stale
+
+    @property
+    def stale(self) -> int:
+        """How many epochs ago the best one was."""
+        return len(self.history) - 1 - self.best_epoch
+
+    @property
+    def compute_share(self) -> float:
+        """The share of the training loop that did not wait for data."""
+        return self.computed / max(self.computed + self.waited, 1e-9)
 
     @property
     def scores(self) -> dict[str, float]:
@@ -75,24 +83,36 @@ class Progress:
         return {name: value for name, value in record.items() if name not in {"epoch", "train_loss"}}
 
 
-def save_progress(progress: Progress, model: CnnLstm, optimizer: torch.optim.Optimizer, folder: Path) -> None:
-    """Write all that resuming needs but the carried memory, see `save_memory`."""
+def save_progress(
+    progress: Progress,
+    model: CnnLstm,
+    optimizer: torch.optim.Optimizer,
+    memory: State | None,
+    identity: Identity,
+    folder: Path,
+) -> None:
+    """Write all that resuming needs, in one file: a training that is killed leaves the last save, or this one.
+
+    `identity` is what the training is, so that no other is resumed from here.
+    """
     moments = optimizer.state_dict()
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     tensors |= {f"kept.{name}": tensor for name, tensor in progress.kept.items()}
+    tensors |= {} if memory is None else {f"memory.{name}": tensor for name, tensor in memory._asdict().items()}
     for index, values in moments["state"].items():
         tensors |= {
             f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in values.items() if value is not None
         }
     course = {name: value for name, value in asdict(progress).items() if name != "kept"}
-    save_tensors(tensors, folder / RESUME_TENSORS)
-    save_json({"progress": course, "optimizer": moments["param_groups"]}, folder / RESUME_STATE)
+    document = {"progress": course, "optimizer": moments["param_groups"], "identity": identity}
+    save_tensors(tensors, folder / RESUME, about={"course": json.dumps(document)})
 
 
-def save_memory(memory: State | None, rank: int, folder: Path) -> None:
-    """Write the memory that this process carries from batch to batch."""
+def save_memory(memory: State | None, step: int, rank: int, folder: Path) -> None:
+    """Write the memory that another process than the first carries from batch to batch."""
     if memory is not None:
-        save_tensors({"h": memory.h, "c": memory.c}, folder / MEMORY.format(rank=rank))
+        path = folder / MEMORY.format(rank=rank)
+        save_tensors({f"memory.{name}": tensor for name, tensor in memory._asdict().items()}, path, {"step": str(step)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,20 +125,32 @@ class Resume:
     groups: list[dict[str, Any]]
 
     @classmethod
-    def read(cls, folder: Path) -> Resume:
-        """Read it; raises CheckpointError when there is none, or when it is damaged."""
-        document, tensors = load_json(folder / RESUME_STATE), load_tensors(folder / RESUME_TENSORS)
+    def read(cls, folder: Path, identity: Identity) -> Resume:
+        """Read what the training of this identity left.
+
+        Raises CheckpointError when there is nothing, when it is damaged, or when it is another training's.
+        """
+        path = folder / RESUME
+        tensors, about = load_tensors(path), load_about(path)
         try:
+            document = json.loads(about["course"])
             course = dict(document["progress"])
             course["position"] = Position(**course["position"])
             progress = Progress(**course, kept=_under("kept", tensors))
             groups = [{name: _tupled(value) for name, value in group.items()} for group in document["optimizer"]]
-        except (KeyError, TypeError) as error:
+            changed = difference(document["identity"], identity)
+        except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
-                f"{folder / RESUME_STATE}: {error}",
+                f"{path}: {error}",
                 expected="what an interrupted training leaves",
                 fix="train again in another folder",
             ) from error
+        if changed is not None:
+            raise CheckpointError(
+                f"{folder} holds another training: {changed}",
+                expected="the recipe and the data that it began with",
+                fix="restore them, or train again in another folder",
+            )
         return cls(folder, progress, tensors, groups)
 
     def restore(self, model: CnnLstm, optimizer: torch.optim.Optimizer, schedule: Any, rank: int) -> State | None:
@@ -131,16 +163,20 @@ class Resume:
         optimizer.load_state_dict({"state": state, "param_groups": self.groups})
         # Every schedule here is a function of how many steps were taken and of what stands in the groups.
         schedule.last_epoch = self.progress.position.step
+        memory = _under("memory", self.tensors if rank == 0 else self._memory_of(rank))
+        device = next(model.parameters()).device
+        return State(memory["h"].to(device), memory["c"].to(device)) if memory else None
+
+    def _memory_of(self, rank: int) -> dict[str, Tensor]:
+        """Return another process's memory; nothing when it was killed between its save and the first one's."""
         path = self.folder / MEMORY.format(rank=rank)
-        if not path.is_file():
-            return None
-        memory, device = load_tensors(path), next(model.parameters()).device
-        return State(memory["h"].to(device), memory["c"].to(device))
+        step = str(self.progress.position.step)
+        return load_tensors(path) if path.is_file() and load_about(path).get("step") == step else {}
 
 
 def forget_progress(folder: Path) -> None:
     """Remove what resuming needed, once a training is complete."""
-    for path in [folder / RESUME_STATE, folder / RESUME_TENSORS, *folder.glob(MEMORY.format(rank="*"))]:
+    for path in [folder / RESUME, *folder.glob(MEMORY.format(rank="*"))]:
         path.unlink(missing_ok=True)
 
 

@@ -41,27 +41,30 @@ class Stage(Section):
 class FitConfig(Section):
     """How to train. The defaults are the article's: Adam, 10 epochs, batches of 32.
 
-    `learning_rate` is the peak where a schedule moves it. `window` is how many frames the gradient runs back through
-    in a longer clip, whose memory is carried on (0: the whole clip). `carry` is the share of clips that begin with
-    what another clip left in the memory, as a stream does at a scene cut. `cell_penalty` weighs the mean square of
-    the cell state, which would otherwise grow without bound in an endless stream. `weights` multiply the heads'
-    losses. Training stops early after `patience` epochs without a better `monitor` (0: never): "loss", which is the
-    validation loss, or a score such as "digit.accuracy". `keep` says whose weights are kept: the best epoch's or
-    the last one's. In `bf16` the convolutions compute in mixed precision, and the memory still in FP32; `auto` does so
-    where the hardware has it.
+    `learning_rate` is the peak where a schedule moves it. `gradient_clip` is the largest norm of all gradients
+    together (0: not clipped). `window` is how many frames the gradient runs back through in a longer clip, whose
+    memory is carried on (0: the whole clip). `carry` is the share of clips that begin with what another clip left in
+    the memory, as a stream does at a scene cut. `cell_penalty` weighs the mean square of the cell state after the
+    last frame (of each window), which would otherwise grow without bound in a long stream. `weights` multiply the
+    heads' losses.
+
+    Training stops early after `patience` epochs without a better `monitor` (0: never): "loss", which is the validation
+    loss, or a score such as "digit.accuracy". `keep` says whose weights are kept: the best epoch's or the last one's.
+    In `bf16` the convolutions compute in mixed precision, and the memory still in FP32; `auto` does so where the
+    hardware has it.
     """
 
     stages: tuple[Stage, ...] = Field(default=(Stage(epochs=10),), min_length=1)
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
-    learning_rate: float = Field(default=1e-3, gt=0)
+    learning_rate: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
     schedule: Literal["constant", "one-cycle", "cosine"] = "constant"
     weight_decay: float = Field(default=0.0, ge=0)
-    gradient_clip: float = Field(default=1.0, ge=0)
+    gradient_clip: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     window: int = Field(default=0, ge=0)
     carry: float = Field(default=0.0, ge=0, le=1)
     cell_penalty: float = Field(default=0.0, ge=0)
-    weights: dict[str, float] = Field(default_factory=dict)
+    weights: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(default_factory=dict)
     monitor: str = "loss"
     patience: int = Field(default=0, ge=0)
     keep: Literal["best", "last"] = "best"
@@ -139,7 +142,7 @@ class TuneConfig(Section):
 class Recipe(Section):
     """Everything that makes a training; equal recipes and equal data give equal weights on one machine."""
 
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**32)
     model: NetworkConfig
     data: DataConfig
     fit: FitConfig = FitConfig()
@@ -155,9 +158,9 @@ def load_recipe(source: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     path = Path(source)
     shipped = SHIPPED / f"{source}.toml"
     if path.is_file():
-        text = path.read_text()
+        data = path.read_bytes()
     elif shipped.is_file():
-        text = shipped.read_text()
+        data = shipped.read_bytes()
     else:
         known = shipped_recipes()
         raise ConfigError(
@@ -166,8 +169,8 @@ def load_recipe(source: str | Path, overrides: Iterable[str] = ()) -> Recipe:
             fix=nearest(str(source), known),
         )
     try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        document = tomllib.loads(data.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{source}: {error}", expected="valid TOML", fix="correct that line") from error
     return recipe_from(document, overrides)
 
@@ -181,6 +184,7 @@ def recipe_from(document: Mapping[str, Any], overrides: Iterable[str] = ()) -> R
     """Return the recipe that a parsed TOML document describes, after overrides `a.b=value`."""
     changed = _copied(document)
     for override in overrides:
+        _refuse_idle_preset(document, override)
         _override(changed, override)
     try:
         return Recipe.model_validate(changed)
@@ -191,6 +195,17 @@ def recipe_from(document: Mapping[str, Any], overrides: Iterable[str] = ()) -> R
 def dump_recipe(recipe: Recipe) -> str:
     """Return a recipe as TOML, complete: `load_recipe` reads the same recipe from it."""
     return tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True))
+
+
+def _refuse_idle_preset(document: Mapping[str, Any], override: str) -> None:
+    """A recipe that spells its network out would keep it, whatever preset it is then said to come from."""
+    spelt_out = {"backbone", "layers", "hidden"} <= set(document.get("model", {}))
+    if override.partition("=")[0].strip() == "model.preset" and spelt_out:
+        raise ConfigError(
+            f"override {override!r} of a recipe that spells out its network",
+            expected="keys of that network, such as model.layers or model.backbone",
+            fix="begin from a recipe that names a preset only, or remove the other keys of [model]",
+        )
 
 
 def place(document: dict[str, Any], key: str, value: Any) -> None:

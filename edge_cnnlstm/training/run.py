@@ -11,7 +11,7 @@ from edge_cnnlstm import provenance
 from edge_cnnlstm.errors import CheckpointError, ConfigError
 from edge_cnnlstm.training.checkpoint import (
     REPORT,
-    RESUME_STATE,
+    RESUME,
     WEIGHTS,
     load_json,
     load_recipe_of,
@@ -29,47 +29,45 @@ from edge_cnnlstm.training.recipe import Recipe
 MADE_WITH = ("edge-cnnlstm", "torch", "lightning", "torchmetrics", "numpy", "opencv-python-headless", "scikit-learn")
 
 
-def train(recipe: Recipe, folder: Path, *, progress: bool = True) -> Fitted:
-    """Train as a recipe says, into a new folder.
+def train(recipe: Recipe, folder: Path, *, corpus: Corpus | None = None, progress: bool = True) -> Fitted:
+    """Train as a recipe says, into a new folder; `corpus` defaults to the recipe's data.
 
     Raises ConfigError when the folder already holds a training, and whatever `fit` raises.
     """
-    for name in (WEIGHTS, RESUME_STATE):
+    for name in (WEIGHTS, RESUME):
         if (folder / name).exists():
             raise ConfigError(
                 f"{folder} already holds a training ({name})",
                 expected="a new folder",
                 fix=f"choose another one, delete this one, or go on with `edge-cnnlstm train --resume {folder}`",
             )
-    corpus = open_corpus(recipe.data, recipe.model, recipe.seed)
+    corpus = corpus or open_corpus(recipe.data, recipe.model, recipe.seed)
     if _first_process():
         save_recipe(recipe, folder)
         save_json({"started": time.time(), "seconds": 0.0, **_origin(corpus.digest())}, folder / REPORT)
     return _finish(recipe, corpus, folder, resume=False, progress=progress)
 
 
-def resume(folder: Path, *, progress: bool = True) -> Fitted:
+def resume(folder: Path, *, corpus: Corpus | None = None, progress: bool = True) -> Fitted:
     """Go on with an interrupted training; the weights come out as if it had never been interrupted.
 
-    Raises CheckpointError when there is nothing to resume, or when the data are not those it began with.
+    Raises CheckpointError when there is nothing to resume, or when recipe or data are not those it began with.
     """
     recipe = load_recipe_of(folder)
-    if not (folder / RESUME_STATE).is_file():
-        complete = (folder / WEIGHTS).is_file()
+    if not (folder / RESUME).is_file():
+        complete = is_complete(folder)
         raise CheckpointError(
             f"{folder} holds a complete training" if complete else f"no training to resume in {folder}",
-            expected=f"a folder with {RESUME_STATE}",
-            fix="train again in another folder" if complete else "begin with `edge-cnnlstm train`",
+            expected=f"a folder with {RESUME}",
+            fix="train again in another folder",
         )
-    corpus = open_corpus(recipe.data, recipe.model, recipe.seed)
-    began_with = load_json(folder / REPORT).get("data_digest")
-    if began_with != corpus.digest():
-        raise CheckpointError(
-            f"the data have changed since this training began (digest {corpus.digest()[:12]})",
-            expected=f"the data with digest {str(began_with)[:12]}",
-            fix="restore the data, or train again in another folder",
-        )
+    corpus = corpus or open_corpus(recipe.data, recipe.model, recipe.seed)
     return _finish(recipe, corpus, folder, resume=True, progress=progress)
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether a training in this folder was finished."""
+    return (folder / REPORT).is_file() and "scores" in load_json(folder / REPORT)
 
 
 def _finish(recipe: Recipe, corpus: Corpus, folder: Path, *, resume: bool, progress: bool) -> Fitted:

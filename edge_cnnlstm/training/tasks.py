@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 from torch.nn import functional
 
 from edge_cnnlstm.training.config import HeadConfig
@@ -117,8 +117,15 @@ def _track_loss(head: HeadConfig, outputs: Outputs, truth: Truth, whole: Truth) 
 
 
 def _mean(costs: Tensor, known: Tensor, whole: Tensor) -> Tensor:
-    """Return the sum of the known costs over the number of `whole`; 0, with a gradient of 0, when nothing is known."""
-    return torch.where(known, costs, 0).sum() / whole.sum().clamp(min=1)
+    """Return the sum of the known costs over the number of `whole`; 0, with a gradient of 0, when nothing is known.
+
+    Of several processes each returns its share times their number, so that their mean is the mean over all clips.
+    """
+    count = whole.sum().float()
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.all_reduce(count)
+        count = count / distributed.get_world_size()
+    return torch.where(known, costs, 0).sum() / count.clamp(min=torch.finfo(count.dtype).tiny)
 
 
 def _at_the_end(values: Tensor) -> Tensor:

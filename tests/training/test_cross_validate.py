@@ -279,7 +279,7 @@ def test_a_fold_that_ctrl_c_interrupts_goes_on_to_the_same_scores(
         cross_validate(tiny(), 3, tmp_path, progress=False)
     assert "same command" in stop.value.fix
     assert (tmp_path / "fold-1" / "scores.json").is_file()
-    assert (tmp_path / "fold-2" / "resume.json").is_file()
+    assert (tmp_path / "fold-2" / "resume.safetensors").is_file()
     watched.ctrl_c = -1
     assert scores(cross_validate(tiny(), 3, tmp_path, progress=False)) == scores(validated[0])
     assert not list(tmp_path.rglob("resume.*"))

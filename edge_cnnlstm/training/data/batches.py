@@ -42,6 +42,10 @@ class ClipBatches(Dataset[Batch]):
         self.frames = frames
         self.rank, self.world = rank, world
         count, batch = len(clips), min(batch, len(clips))
+        if not count:
+            raise DataError(
+                "a set without clips", expected="one clip or more", fix="check the splits: one of them is empty"
+            )
         if seed is None:
             self.batches = np.array_split(np.arange(count), -(-count // batch))
         else:
