@@ -9,20 +9,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import tomli
 import tomli_w
 from pydantic import BaseModel, Discriminator, Field, FiniteFloat, Tag, ValidationError, model_validator
 
 from edge_cnnlstm.errors import ConfigError
 from edge_cnnlstm.training.config import NetworkConfig, Section, nearest
 from edge_cnnlstm.training.data.settings import DataConfig
-
-if typing.TYPE_CHECKING:
-    import tomli as tomllib
-else:
-    try:
-        import tomllib
-    except ModuleNotFoundError:
-        import tomli as tomllib
 
 SHIPPED = files("edge_cnnlstm.training") / "recipes"
 
@@ -169,8 +162,8 @@ def load_recipe(source: str | Path, overrides: Iterable[str] = ()) -> Recipe:
             fix=nearest(str(source), known),
         )
     try:
-        document = tomllib.loads(data.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        document = tomli.loads(data.decode())
+    except (tomli.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{source}: {error}", expected="valid TOML", fix="correct that line") from error
     return recipe_from(document, overrides)
 
@@ -246,8 +239,8 @@ def _override(document: dict[str, Any], override: str) -> None:
     if not equals or not all(parts):
         raise ConfigError(f"override {override!r}", expected="a.b=value", fix="--set fit.learning_rate=0.001")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        value = tomli.loads(f"value = {text}")["value"]
+    except tomli.TOMLDecodeError:
         value = text.strip()
     place(document, ".".join(parts), value)
 
