@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
-
 import torch
 from torch import Tensor, nn
 
 from edge_cnnlstm.errors import ConfigError
 from edge_cnnlstm.training.config import Activation, BackboneConfig, ConvConfig, ModuleConfig, ResidualConfig
+from edge_cnnlstm.training.imported import called, imported
 
 ACTIVATIONS: dict[Activation, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -84,7 +83,7 @@ def _stages(config: BackboneConfig) -> nn.Sequential:
         return _plain(config)
     if isinstance(config, ResidualConfig):
         return _residual(config)
-    return nn.Sequential(_imported(config))
+    return nn.Sequential(_users(config))
 
 
 def _plain(config: ConvConfig) -> nn.Sequential:
@@ -123,26 +122,14 @@ def _convolution(
     return [convolution, *([nn.BatchNorm2d(outputs)] if batch_norm else []), ACTIVATIONS[activation]()]
 
 
-def _imported(config: ModuleConfig) -> nn.Module:
-    """Build the user's module; only an installed `nn.Module` class is ever called."""
-    place, _, name = config.module.partition(":")
+def _users(config: ModuleConfig) -> nn.Module:
+    """Build the user's module; only an `nn.Module` class is ever called."""
     expected = "`package.module:Class`, an nn.Module that can be imported and built with these options"
-    try:
-        found = getattr(importlib.import_module(place), name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(
-            f"backbone {config.module!r}: {error}", expected=expected, fix="install it, or put it on PYTHONPATH"
-        ) from error
+    found = imported(config.module, expected)
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise ConfigError(f"backbone {config.module!r} is {found!r}", expected=expected, fix="name an nn.Module class")
-    try:
-        return found(**config.options)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(
-            f"backbone {config.module!r} with options {config.options}: {error}",
-            expected=expected,
-            fix="give the options that its constructor takes",
-        ) from error
+    module: nn.Module = called(config.module, found, config.options, expected)
+    return module
 
 
 def _map_shape(stages: nn.Sequential, config: BackboneConfig, height: int, width: int) -> torch.Size:

@@ -12,6 +12,10 @@ from edge_cnnlstm.errors import ConfigError
 from edge_cnnlstm.spec import FitMode, Task
 
 Activation = Literal["relu", "relu6", "leaky_relu", "elu", "gelu", "silu", "hardswish", "tanh"]
+Importable = Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]
+"""The user's own code: `package.module:name`."""
+Options = Mapping[str, bool | int | float | str]
+"""What the user's own code is given, by name."""
 
 
 class Section(BaseModel):
@@ -23,7 +27,7 @@ class Section(BaseModel):
 class ConvConfig(Section):
     """Plain convolutional stages: a width and a stride each, and how the last feature map is read.
 
-    `where_channels = 0` flattens the map; more reads it as *what and where* (see `backbones.Readout`).
+    `where_channels = 0` flattens the map; more reads it as *what and where* (see `backbones.Backbone`).
     """
 
     kind: Literal["conv"] = "conv"
@@ -68,8 +72,8 @@ class ModuleConfig(Section):
     """
 
     kind: Literal["module"] = "module"
-    module: str = Field(pattern=r"^[\w.]+:\w+$")
-    options: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    module: Importable
+    options: Options = Field(default={})
     where_channels: int = Field(default=0, ge=0)
     activation: Activation = "relu"
 

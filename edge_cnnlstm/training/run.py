@@ -29,8 +29,8 @@ from edge_cnnlstm.training.recipe import Recipe
 MADE_WITH = ("edge-cnnlstm", "torch", "lightning", "torchmetrics", "numpy", "opencv-python-headless", "scikit-learn")
 
 
-def train(recipe: Recipe, folder: Path, *, corpus: Corpus | None = None, progress: bool = True) -> Fitted:
-    """Train as a recipe says, into a new folder; `corpus` defaults to the recipe's data.
+def train(recipe: Recipe, folder: Path, *, progress: bool = True) -> Fitted:
+    """Train as a recipe says, into a new folder.
 
     Raises ConfigError when the folder already holds a training, and whatever `fit` raises.
     """
@@ -41,14 +41,14 @@ def train(recipe: Recipe, folder: Path, *, corpus: Corpus | None = None, progres
                 expected="a new folder",
                 fix=f"choose another one, delete this one, or go on with `edge-cnnlstm train --resume {folder}`",
             )
-    corpus = corpus or open_corpus(recipe.data, recipe.model, recipe.seed)
+    corpus = open_corpus(recipe.data, recipe.model, recipe.seed)
     if _first_process():
         save_recipe(recipe, folder)
         save_json({"started": time.time(), "seconds": 0.0, **_origin(corpus.digest())}, folder / REPORT)
     return _finish(recipe, corpus, folder, resume=False, progress=progress)
 
 
-def resume(folder: Path, *, corpus: Corpus | None = None, progress: bool = True) -> Fitted:
+def resume(folder: Path, *, progress: bool = True) -> Fitted:
     """Go on with an interrupted training; the weights come out as if it had never been interrupted.
 
     Raises CheckpointError when there is nothing to resume, or when recipe or data are not those it began with.
@@ -61,7 +61,7 @@ def resume(folder: Path, *, corpus: Corpus | None = None, progress: bool = True)
             expected=f"a folder with {RESUME}",
             fix="train again in another folder",
         )
-    corpus = corpus or open_corpus(recipe.data, recipe.model, recipe.seed)
+    corpus = open_corpus(recipe.data, recipe.model, recipe.seed)
     return _finish(recipe, corpus, folder, resume=True, progress=progress)
 
 

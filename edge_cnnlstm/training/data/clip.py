@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, get_args
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +58,7 @@ class ClipSet(Protocol):
         """
 
 
+@runtime_checkable
 class Corpus(Protocol):
     """Items, such as videos or pictures of digits, that are split into training and held-out ones as a whole.
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from edge_cnnlstm.training.config import Section
+from edge_cnnlstm.training.config import Importable, Options, Section
 
 
 def _parts_the_whole(shares: tuple[float, float, float]) -> tuple[float, float, float]:
@@ -168,6 +168,17 @@ class BoxesConfig(FilesConfig):
     group: GroupPattern | None = None
 
 
+class ModuleDataConfig(Section):
+    """Data of your own: `module = "package.module:Name"`, a class or a function.
+
+    `Name(network=…, seed=…, **options)` returns a `Corpus`, whose clips have `network.height` × `network.width` pixels.
+    """
+
+    kind: Literal["module"] = "module"
+    module: Importable
+    options: Options = Field(default={})
+
+
 DataConfig = Annotated[
     OccludedDigitsConfig
     | GesturesConfig
@@ -176,6 +187,7 @@ DataConfig = Annotated[
     | VideoFolderConfig
     | FrameFoldersConfig
     | Ucf101Config
-    | BoxesConfig,
+    | BoxesConfig
+    | ModuleDataConfig,
     Field(discriminator="kind"),
 ]
