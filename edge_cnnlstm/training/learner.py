@@ -20,7 +20,7 @@ from edge_cnnlstm.errors import ConfigError, DataError, InterruptedTraining
 from edge_cnnlstm.training import tasks
 from edge_cnnlstm.training.checkpoint import save_checkpoint
 from edge_cnnlstm.training.config import ModelConfig, nearest
-from edge_cnnlstm.training.data.batches import Batch, ClipBatches
+from edge_cnnlstm.training.data.batches import Batch, ClipBatches, continued
 from edge_cnnlstm.training.data.clip import ClipSet, Split
 from edge_cnnlstm.training.identity import Identity
 from edge_cnnlstm.training.interruption import Interruption
@@ -114,7 +114,8 @@ class Learner(lightning.LightningModule):  # type: ignore[misc]  # skipped: its 
 
     def training_step(self, batch: Batch) -> None:
         torch.manual_seed(_draw(self.seed, self.progress.position.step, self.global_rank))
-        frames, whole = batch[0], tasks.due(self.heads, batch[1])
+        frames, truth = continued(batch, self._longest(batch[0].shape[1]))
+        whole = tasks.due(self.heads, truth)
         optimizer = self.optimizers()
         optimizer.zero_grad()
         state, total = self._first_state(len(frames)), 0.0
@@ -225,6 +226,12 @@ class Learner(lightning.LightningModule):  # type: ignore[misc]  # skipped: its 
             num_workers=self.config.workers,
             worker_init_fn=_one_thread,
         )
+
+    def _longest(self, frames: int) -> int:
+        """Return the longest clip's length in any process's share: one with fewer windows would let the others wait."""
+        if not self.config.window:
+            return frames
+        return int(self.trainer.strategy.reduce(torch.tensor(frames, device=self.device), reduce_op="max"))
 
     def _first_state(self, clips: int) -> State:
         """Start a share of the clips from what another clip left behind.

@@ -385,15 +385,35 @@ def test_mixed_precision_learns_too() -> None:
     assert all(tensor.dtype != torch.bfloat16 for tensor in fitted.model.state_dict().values())
 
 
-def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
+RAGGED = '''
+from dataclasses import replace
+
+from edge_cnnlstm.training.data import occluded_digits
+from edge_cnnlstm.training.data.clip import Clip
+from edge_cnnlstm.training.data.settings import OccludedDigitsConfig
+
+def ragged(network, seed):
+    """Occluded digits in clips of one to six frames."""
+    corpus = occluded_digits.corpus(OccludedDigitsConfig(clips=32, held_out=8, frames=6), network, seed)
+    return replace(corpus, render=lambda rng, *how: cut(corpus.render(rng, *how), rng.integers(1, 7)))
+
+def cut(clip, frames):
+    first = lambda named: {name: values[:frames] for name, values in named.items()}
+    return Clip(clip.frames[:frames], first(clip.truth), first(clip.conditions))
+'''
+
+
+@pytest.mark.parametrize("data", [[], ["fit.window=2", "data={kind='module', module='own_clips:ragged'}"]])
+def test_two_processes_learn_what_one_learns(data: list[str], tmp_path: Path) -> None:
     """Without batch norm, whose statistics are each process's own, the weights agree to rounding."""
+    (tmp_path / "own_clips.py").write_text(RAGGED)
     recipe = tmp_path / "recipe.toml"
     # Batches of 7 do not go round among two processes: one takes four clips of each, the other three.
     settings = ["model.backbone.batch_norm=false", "model.dropout=0", "fit.carry=0", "fit.stages.1.batch=7"]
-    recipe.write_text(dump_recipe(quick(*settings)))
+    recipe.write_text(dump_recipe(quick(*settings, *data)))
     train = ["-m", "edge_cnnlstm.cli", "train", str(recipe), "-o"]
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(tmp_path)}
     for words in ([*train, str(tmp_path / "one")], [*launch, *train, str(tmp_path / "two")]):
         done = subprocess.run(
             [sys.executable, *words], capture_output=True, text=True, cwd=ROOT, env=environment, check=False

@@ -69,16 +69,32 @@ class ClipBatches(Dataset[Batch]):
 
 
 def collate(clips: Sequence[Clip]) -> Batch:
-    """Stack clips; shorter ones are continued with their last frame, about which nothing is known."""
+    """Stack clips, the shorter ones continued to the longest one's length."""
     time = max(len(clip.frames) for clip in clips)
-    frames = np.stack([np.pad(clip.frames, _after(clip.frames, time), mode="edge") for clip in clips])
-    truth = {}
-    for name, first in clips[0].truth.items():
-        missing = UNKNOWN if np.issubdtype(first.dtype, np.integer) else np.nan
-        values = [np.pad(clip.truth[name], _after(clip.truth[name], time), constant_values=missing) for clip in clips]
-        truth[name] = torch.from_numpy(np.stack(values))
-    return torch.from_numpy(frames), truth
+    each = [continued(_batch_of_one(clip), time) for clip in clips]
+    truths = [truth for _, truth in each]
+    return torch.cat([frames for frames, _ in each]), {
+        name: torch.cat([truth[name] for truth in truths]) for name in truths[0]
+    }
 
 
-def _after(values: np.ndarray[tuple[int, ...], np.dtype[np.generic]], time: int) -> list[tuple[int, int]]:
-    return [(0, time - len(values)), *[(0, 0)] * (values.ndim - 1)]
+def continued(batch: Batch, time: int) -> Batch:
+    """Return a batch of `time` frames: beyond its own stands its last frame, about which nothing is known."""
+    frames, truth = batch
+    more = time - frames.shape[1]
+    if not more:
+        return batch
+    longer = torch.cat([frames, frames[:, -1:].expand(-1, more, -1, -1, -1)], dim=1)
+    return longer, {name: _with_unknown(values, more) for name, values in truth.items()}
+
+
+def _batch_of_one(clip: Clip) -> Batch:
+    # Copied: a clip may lie in memory that is shared between processes and read-only.
+    return torch.tensor(clip.frames)[None], {name: torch.tensor(values)[None] for name, values in clip.truth.items()}
+
+
+def _with_unknown(values: Tensor, more: int) -> Tensor:
+    unknown = values.new_full(
+        (len(values), more, *values.shape[2:]), torch.nan if values.is_floating_point() else UNKNOWN
+    )
+    return torch.cat([values, unknown], dim=1)
