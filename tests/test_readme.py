@@ -92,7 +92,7 @@ def test_every_command_and_option_exists() -> None:
 
 def test_the_recipe_is_one() -> None:
     from edge_cnnlstm.training.recipe import load_recipe
-    from edge_cnnlstm.training.search_space import check_space
+    from edge_cnnlstm.training.search.space import check_space
 
     (text,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
     with tempfile.TemporaryDirectory() as folder:

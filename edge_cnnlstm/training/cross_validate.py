@@ -28,7 +28,7 @@ from edge_cnnlstm.training.data.corpora import open_corpus
 from edge_cnnlstm.training.evaluate import evaluate, torch_answer
 from edge_cnnlstm.training.fit import fit
 from edge_cnnlstm.training.identity import difference, identity
-from edge_cnnlstm.training.progress import forget_progress
+from edge_cnnlstm.training.loop.progress import forget_progress
 from edge_cnnlstm.training.recipe import Recipe
 
 IDENTITY, SCORES, RESULTS = "folds.json", "scores.json", "cross-validation.json"

@@ -24,10 +24,10 @@ from edge_cnnlstm.training.config import ModelConfig
 from edge_cnnlstm.training.data.clip import ClipSet, Corpus, Split
 from edge_cnnlstm.training.data.corpora import open_corpus
 from edge_cnnlstm.training.identity import identity
-from edge_cnnlstm.training.interruption import Interruption
-from edge_cnnlstm.training.learner import Learner, OnEpoch
+from edge_cnnlstm.training.loop.interruption import Interruption
+from edge_cnnlstm.training.loop.learner import Learner, OnEpoch
+from edge_cnnlstm.training.loop.progress import Resume
 from edge_cnnlstm.training.model import CnnLstm
-from edge_cnnlstm.training.progress import Resume
 from edge_cnnlstm.training.recipe import FitConfig, Recipe
 
 Splits = Mapping[Split, NDArray[np.int64]]

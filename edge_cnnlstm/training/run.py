@@ -23,7 +23,7 @@ from edge_cnnlstm.training.data.clip import Corpus
 from edge_cnnlstm.training.data.corpora import open_corpus
 from edge_cnnlstm.training.data.files import FileCorpus
 from edge_cnnlstm.training.fit import Fitted, fit
-from edge_cnnlstm.training.progress import forget_progress
+from edge_cnnlstm.training.loop.progress import forget_progress
 from edge_cnnlstm.training.recipe import Recipe
 
 MADE_WITH = ("edge-cnnlstm", "torch", "lightning", "torchmetrics", "numpy", "opencv-python-headless", "scikit-learn")

@@ -23,8 +23,8 @@ from edge_cnnlstm.training.fit import fit
 from edge_cnnlstm.training.identity import identity
 from edge_cnnlstm.training.metrics import higher_is_better
 from edge_cnnlstm.training.recipe import Recipe, dump_recipe
-from edge_cnnlstm.training.search_space import Value, check_space, suggest, with_values
-from edge_cnnlstm.training.study import BEAT, ERROR, Worker, open_study, without_password
+from edge_cnnlstm.training.search.space import Value, check_space, suggest, with_values
+from edge_cnnlstm.training.search.study import BEAT, ERROR, Worker, open_study, without_password
 
 JOURNAL, BEST, TRIALS = "study.log", "best.toml", "tuning.json"
 NOT_THE_SEARCH = ("tune.trials", "tune.storage", "tune.study")

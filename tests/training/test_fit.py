@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from edge_cnnlstm.errors import CheckpointError, ConfigError, DataError, InterruptedTraining
-from edge_cnnlstm.training import learner, run
+from edge_cnnlstm.training import run
 from edge_cnnlstm.training.checkpoint import RESUME, load_checkpoint, load_json, load_recipe_of
 from edge_cnnlstm.training.config import ModelConfig
 from edge_cnnlstm.training.data.clip import Clip
@@ -23,6 +23,7 @@ from edge_cnnlstm.training.data.corpora import open_corpus
 from edge_cnnlstm.training.data.digit_images import Digits, RenderedCorpus
 from edge_cnnlstm.training.data.occluded_digits import HEADS
 from edge_cnnlstm.training.fit import fit
+from edge_cnnlstm.training.loop import learner
 from edge_cnnlstm.training.model import CnnLstm
 from edge_cnnlstm.training.recipe import Recipe, dump_recipe, recipe_from
 

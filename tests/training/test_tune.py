@@ -19,8 +19,8 @@ from optuna.trial import TrialState
 from edge_cnnlstm.errors import ConfigError, DataError, DependencyError
 from edge_cnnlstm.training.fit import fit
 from edge_cnnlstm.training.recipe import Recipe, dump_recipe, load_recipe, recipe_from
-from edge_cnnlstm.training.search_space import check_space, with_values
-from edge_cnnlstm.training.study import ATTEMPTS, Worker, open_study
+from edge_cnnlstm.training.search.space import check_space, with_values
+from edge_cnnlstm.training.search.study import ATTEMPTS, Worker, open_study
 from edge_cnnlstm.training.tune import Search, tune
 
 SPACE: dict[str, Any] = {

@@ -23,12 +23,12 @@ from edge_cnnlstm.training.config import ModelConfig, nearest
 from edge_cnnlstm.training.data.batches import Batch, ClipBatches, continued
 from edge_cnnlstm.training.data.clip import ClipSet, Split
 from edge_cnnlstm.training.identity import Identity
-from edge_cnnlstm.training.interruption import Interruption
+from edge_cnnlstm.training.loop.interruption import Interruption
+from edge_cnnlstm.training.loop.progress import Progress, Resume, save_memory, save_progress
+from edge_cnnlstm.training.loop.soundness import first_unsound_layer
 from edge_cnnlstm.training.metrics import Meters, higher_is_better
 from edge_cnnlstm.training.model import CnnLstm, State
-from edge_cnnlstm.training.progress import Progress, Resume, save_memory, save_progress
 from edge_cnnlstm.training.recipe import FitConfig
-from edge_cnnlstm.training.soundness import first_unsound_layer
 
 MINIMUM_CYCLE = 8
 """Fewer batches do not make a one-cycle schedule."""

@@ -1,0 +1,1 @@
+"""The search for settings: where to look, and the study that workers share."""
