@@ -16,8 +16,10 @@ from rich.markup import escape
 
 from edge_cnnlstm.errors import ConfigError, EdgeError
 
-console = Console(stderr=True)
-"""Progress, warnings and errors."""
+console = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")
+"""Progress and warnings; of several processes that torchrun started, those of the first."""
+errors = Console(stderr=True)
+"""What ends a command."""
 output = Console()
 """Results."""
 
@@ -49,7 +51,7 @@ def unusable_path(error: OSError) -> ConfigError:
 
 
 def _fail(error: EdgeError) -> NoReturn:
-    console.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+    errors.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
     sys.exit(1)
 
 

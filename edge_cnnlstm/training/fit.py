@@ -197,4 +197,6 @@ def _quiet() -> Iterator[None]:
         # Lightning 2.6 uses a pytree function that torch 2.13 deprecates; nothing a user could change.
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")
         warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+        # The meters have already added up the scores of all processes.
+        warnings.filterwarnings("ignore", message=".*sync_dist=True.*")
         yield

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -386,6 +387,24 @@ def test_mixed_precision_learns_too() -> None:
     assert all(tensor.dtype != torch.bfloat16 for tensor in fitted.model.state_dict().values())
 
 
+def two_processes(arguments: list[str], python_path: Path) -> subprocess.Popen[str]:
+    """Start `train` in two processes that share each batch, in a process group of their own, as a terminal does."""
+    launch = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "edge_cnnlstm.cli"]
+    return subprocess.Popen(
+        [sys.executable, "-m", *launch, "train", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(python_path)},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def assert_done(training: subprocess.Popen[str]) -> None:
+    _, said = training.communicate()
+    assert training.returncode == 0, said[-3000:]
+
+
 RAGGED = '''
 from dataclasses import replace
 
@@ -405,28 +424,45 @@ def cut(clip, frames):
 
 
 @pytest.mark.parametrize("data", [[], ["fit.window=2", "data={kind='module', module='own_clips:ragged'}"]])
-def test_two_processes_learn_what_one_learns(data: list[str], tmp_path: Path) -> None:
+def test_two_processes_learn_what_one_learns(data: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without batch norm, whose statistics are each process's own, the weights agree to rounding."""
     (tmp_path / "own_clips.py").write_text(RAGGED)
-    recipe = tmp_path / "recipe.toml"
+    monkeypatch.syspath_prepend(tmp_path)
     # Batches of 7 do not go round among two processes: one takes four clips of each, the other three.
     settings = ["model.backbone.batch_norm=false", "model.dropout=0", "fit.carry=0", "fit.stages.1.batch=7"]
-    recipe.write_text(dump_recipe(quick(*settings, *data)))
-    train = ["-m", "edge_cnnlstm.cli", "train", str(recipe), "-o"]
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(tmp_path)}
-    for words in ([*train, str(tmp_path / "one")], [*launch, *train, str(tmp_path / "two")]):
-        done = subprocess.run(
-            [sys.executable, *words], capture_output=True, text=True, cwd=ROOT, env=environment, check=False
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
+    recipe = quick(*settings, *data)
+    (tmp_path / "recipe.toml").write_text(dump_recipe(recipe))
 
-    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    alone = run.train(recipe, tmp_path / "one", progress=False)
+    assert_done(two_processes([str(tmp_path / "recipe.toml"), "-o", str(tmp_path / "two")], tmp_path))
 
-    for name, tensor in one.items():
+    two = weights(tmp_path / "two")
+    for name, tensor in weights(tmp_path / "one").items():
         assert torch.allclose(tensor, two[name], atol=2e-4), name
-    histories = [load_json(tmp_path / run / "training.json")["history"] for run in ("one", "two")]
-    assert histories[0][-1]["loss"] == pytest.approx(histories[1][-1]["loss"], rel=1e-3)
+    history = load_json(tmp_path / "two" / "training.json")["history"]
+    assert history[-1]["loss"] == pytest.approx(alone.history[-1]["loss"], rel=1e-3)
+
+
+@pytest.mark.slow
+def test_two_processes_stop_together_and_resume_to_the_same_weights(tmp_path: Path) -> None:
+    """Dropout, carried memory and batch norm included: each process goes on with its own."""
+    (tmp_path / "recipe.toml").write_text(dump_recipe(quick("data.clips=480")))
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert_done(two_processes([str(tmp_path / "recipe.toml"), "-o", str(whole)], tmp_path))
+
+    training = two_processes([str(tmp_path / "recipe.toml"), "-o", str(stopped)], tmp_path)
+    while not (stopped / RESUME).is_file():
+        assert training.poll() is None, training.communicate()[1][-3000:]
+        time.sleep(0.05)
+    os.killpg(training.pid, signal.SIGINT)
+    _, said = training.communicate()
+
+    assert training.returncode == 1
+    assert said.count("Stopping after this batch") == 1
+    assert "train --resume" in said
+    assert (stopped / RESUME).is_file()
+    assert_done(two_processes(["--resume", str(stopped)], tmp_path))
+    assert_same(weights(whole), weights(stopped))
 
 
 def test_every_task_is_learnt_at_once() -> None:
