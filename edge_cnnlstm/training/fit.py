@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import lightning
 import numpy as np
 import torch
@@ -150,7 +151,7 @@ def _run(learner: Learner, config: FitConfig, epochs: int, folder: Path | None, 
             use_distributed_sampler=False,
             sync_batchnorm=world > 1 and torch.cuda.is_available(),
         )
-        with _ctrl_c_stays_ctrl_c():
+        with _ctrl_c_stays_ctrl_c(), _opencv_in_one_thread():
             trainer.fit(learner)
 
 
@@ -165,6 +166,17 @@ def _ctrl_c_stays_ctrl_c() -> Iterator[None]:
             raise
         signal.signal(signal.SIGINT, before)
         raise KeyboardInterrupt from left
+
+
+@contextlib.contextmanager
+def _opencv_in_one_thread() -> Iterator[None]:
+    """End OpenCV's threads before workers are forked: a worker would wait for ever for threads that it has not got."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
 
 
 def _in_bf16(config: FitConfig) -> bool:

@@ -387,6 +387,34 @@ def test_mixed_precision_learns_too() -> None:
     assert all(tensor.dtype != torch.bfloat16 for tensor in fitted.model.state_dict().values())
 
 
+AFTER_OPENCV = """
+import sys
+
+import cv2
+import numpy as np
+
+from edge_cnnlstm.training.fit import fit
+from edge_cnnlstm.training.recipe import load_recipe
+
+cv2.setNumThreads(4)
+cv2.GaussianBlur(np.zeros((2000, 2000), np.float32), (9, 9), 2)
+fit(load_recipe(sys.argv[1]), progress=False)
+print(cv2.getNumThreads())
+"""
+
+
+def test_workers_start_after_opencv_has_started_threads(tmp_path: Path) -> None:
+    """A forked worker that ends the threads of OpenCV waits for ever: none of them came along."""
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(dump_recipe(quick("fit.workers=1")))
+    command = [sys.executable, "-c", AFTER_OPENCV, str(recipe)]
+
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=300)
+
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.strip() == "4"
+
+
 def two_processes(arguments: list[str], python_path: Path) -> subprocess.Popen[str]:
     """Start `train` in two processes that share each batch, in a process group of their own, as a terminal does."""
     launch = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "edge_cnnlstm.cli"]

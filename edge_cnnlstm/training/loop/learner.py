@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-import cv2
 import lightning
 import numpy as np
 import torch
@@ -224,7 +223,6 @@ class Learner(lightning.LightningModule):  # type: ignore[misc]  # skipped: its 
             batch_size=None,
             sampler=range(first, len(batches)),
             num_workers=self.config.workers,
-            worker_init_fn=_one_thread,
         )
 
     def _longest(self, frames: int) -> int:
@@ -280,11 +278,6 @@ class Learner(lightning.LightningModule):  # type: ignore[misc]  # skipped: its 
             fix="lower fit.learning_rate or fit.gradient_clip"
             + (f"; {self.folder} holds the weights of the last good epoch" if kept else ""),
         )
-
-
-def _one_thread(_worker: int) -> None:
-    """OpenCV would start as many threads as there are cores, in every worker."""
-    cv2.setNumThreads(1)
 
 
 def total_batches(config: FitConfig, clips: ClipSet) -> int:
