@@ -5,16 +5,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN := runs/demo
-# Three fifths of the recipe's training: what two cores do in a few minutes.
-SHORT := --set data.clips=1152
+# Four fifths of the recipe's training. The two networks learn side by side, each on a core of its own.
+TRAIN := OMP_NUM_THREADS=1 $(BIN)/edge-cnnlstm train occluded-digits --set data.clips=1536
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: demo test lint bench clean
 
 demo: $(VENV)/demo
-	rm -rf $(RUN)
-	$(BIN)/edge-cnnlstm train occluded-digits $(SHORT) --output $(RUN)/checkpoint
-	$(BIN)/edge-cnnlstm train occluded-digits $(SHORT) --set model.layers=0 --output $(RUN)/cnn-only
+	rm -rf $(RUN) && mkdir -p $(RUN)
+	$(TRAIN) --set model.layers=0 --output $(RUN)/cnn-only 2> $(RUN)/cnn-only.log & without=$$!; \
+	$(TRAIN) --output $(RUN)/checkpoint && wait $$without || { kill $$without; cat $(RUN)/cnn-only.log; exit 1; }
 	$(BIN)/edge-cnnlstm evaluate $(RUN)/checkpoint $(RUN)/cnn-only --output $(RUN)/evaluation.json
 	$(BIN)/python -m export $(RUN)/checkpoint --output $(RUN)/digits.edge
 	$(BIN)/edge-cnnlstm sample-video $(RUN)/unseen.mp4

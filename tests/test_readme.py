@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,6 +49,41 @@ def test_the_table_is_what_was_measured() -> None:
     assert streamed in README, streamed
     named = f"{stream['accuracy']['visible']:.1%} of the frames in sight and {stream['accuracy']['hidden']:.1%} of the"
     assert named in README, named
+
+
+def reached(results: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """The README's table of what the recipes reach, made from the results of the training benchmark."""
+    rows = []
+    for goal in results["goals"]:
+        unit, scale, digits = ("", 1, 2) if goal["score"].endswith("_px.hidden_3") else ("%", 100, 1)
+        mean, least, most = (f"{scale * goal[key]:.{digits}f}" for key in ("mean", "least", "most"))
+        sign = "≤" if goal["at_most"] else "≥"
+        rows.append(
+            f"| `{goal['recipe']}`, {goal['case'].split(', ')[-1]} | `{goal['score']}` "
+            f"| {mean}{unit} ({least}–{most}) | {sign} {scale * goal['value']:g}{unit} |"
+        )
+    return rows
+
+
+def test_the_trainings_are_what_was_measured() -> None:
+    (path,) = re.findall(r"\((benchmarks/results/training-[\d-]+\.json)\)", README)
+    results = json.loads((ROOT / path).read_text())
+
+    for row in reached(results):
+        assert row in README, "\n".join(["the README's table should hold:", *reached(results)])
+    assert all(goal["reached"] for goal in results["goals"])
+    longest = max(training["seconds"] for training in results["trainings"] if training["case"].endswith("digits, nano"))
+    least = min(training["compute_share"] for training in results["trainings"])
+    assert f"at most {longest / 60:.1f} minutes on 2 cores" in README, longest / 60
+    assert f"at least {least:.0%} of the training loop was compute" in README, least
+
+
+def test_the_comparison_of_memories_is_what_was_measured() -> None:
+    document = (ROOT / "benchmarks" / "README.md").read_text()
+    (name,) = re.findall(r"\((results/memory-[\d-]+)\.json\)", document)
+    table = (ROOT / "benchmarks" / f"{name}.md").read_text()
+
+    assert table in document, table
 
 
 def test_every_link_and_picture_leads_somewhere() -> None:

@@ -25,6 +25,7 @@ from edge_cnnlstm.training.config import ModelConfig
 from edge_cnnlstm.training.data.clip import ClipSet, Corpus, Split
 from edge_cnnlstm.training.data.corpora import open_corpus
 from edge_cnnlstm.training.identity import identity
+from edge_cnnlstm.training.loop.heap import keep_freed_memory
 from edge_cnnlstm.training.loop.interruption import Interruption
 from edge_cnnlstm.training.loop.learner import Learner, OnEpoch
 from edge_cnnlstm.training.loop.progress import Resume
@@ -130,6 +131,7 @@ def _run(learner: Learner, config: FitConfig, epochs: int, folder: Path | None, 
     callbacks: list[Callback] = [Bar()] if progress else []
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     world = int(os.environ.get("WORLD_SIZE", "1"))
+    keep_freed_memory()
     with _quiet():
         trainer = lightning.Trainer(
             max_epochs=epochs,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -385,6 +386,33 @@ def test_mixed_precision_learns_too() -> None:
 
     assert fitted.history[-1]["train_loss"] < fitted.history[0]["train_loss"]
     assert all(tensor.dtype != torch.bfloat16 for tensor in fitted.model.state_dict().values())
+
+
+PAGE_FAULTS = """
+import resource
+import sys
+
+import numpy as np
+
+from edge_cnnlstm.training.loop.heap import keep_freed_memory
+
+if sys.argv[1] == "kept":
+    keep_freed_memory()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(50):
+    np.zeros(2_000_000).fill(1)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
+def test_memory_is_taken_from_the_system_once() -> None:
+    given_back, kept = (
+        int(subprocess.check_output([sys.executable, "-c", PAGE_FAULTS, how], cwd=ROOT))
+        for how in ("given back", "kept")
+    )
+
+    assert kept < given_back / 10
 
 
 AFTER_OPENCV = """
