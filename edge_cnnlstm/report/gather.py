@@ -69,6 +69,11 @@ class Timed(_Input):
     started: float
     seconds: float
 
+    @property
+    def ended(self) -> float:
+        """When it was done, in Unix seconds."""
+        return self.started + self.seconds
+
 
 class Scores(_Input):
     """Accuracy 0..1, centre error in pixels of the network's frame, mean IoU."""
@@ -281,7 +286,7 @@ def document(run: Run, *, now: float) -> dict[str, Any]:
         "cnn_only": (no_memory.scores, no_memory.clips),
     }
     across = {"fp32": memory.heads.digit.across, "cnn_only": no_memory.heads.digit.across}
-    timed = (run.checkpoint, run.cnn_only, export)
+    trained = (run.checkpoint, run.cnn_only)
     return {
         "written": datetime.fromtimestamp(now, timezone.utc).isoformat(timespec="seconds"),
         "bundle": run.stream.bundle,
@@ -303,9 +308,9 @@ def document(run: Run, *, now: float) -> dict[str, Any]:
         "tensorrt_aot": export.tensorrt_aot.model_dump(),
         "stream": _stream(run),
         "seconds": {
-            "train": run.checkpoint.seconds + run.cnn_only.seconds,
+            "train": max(one.ended for one in trained) - min(one.started for one in trained),
             "export": export.seconds,
-            "total": now - min(command.started for command in timed),
+            "total": now - min(command.started for command in (*trained, export)),
         },
         "versions": versions(*DISTRIBUTIONS),
         "machine": machine(),
