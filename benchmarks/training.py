@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from edge_cnnlstm import provenance
 from edge_cnnlstm.cli import console
@@ -159,16 +159,14 @@ def _cell(case: Case, seed: int, folder: Path) -> Cell:
 
 
 def _table(rows: list[dict[str, Any]], found: list[Cell]) -> Table:
-    table = Table("recipe", "score on the test split", "mean", "range", "goal", "")
+    table = Table("recipe", Column("test score", overflow="fold"), "mean (range)", "goal")
     for row in rows:
         sign = "≤" if row["at_most"] else "≥"
         table.add_row(
             row["case"],
             row["score"],
-            f"{row['mean']:.4g}",
-            f"{row['least']:.4g}–{row['most']:.4g}",
-            f"{sign} {row['value']:g}",
-            "reached" if row["reached"] else "missed",
+            f"{row['mean']:.4g} ({row['least']:.4g}–{row['most']:.4g})",
+            f"{sign} {row['value']:g}, {'reached' if row['reached'] else 'missed'}",
         )
     slowest = max(cell.seconds for cell in found)
     waiting = min(cell.compute_share for cell in found)
