@@ -54,7 +54,7 @@ TASKS = {
     ),
     "gestures": Task({"kind": "gestures", "clips": 960, "frames": 12}, ((16, 16, 6), (26, 16, None)), "gesture"),
     "recall": Task(
-        {"kind": "recall", "clips": 960, "frames": 48},
+        {"kind": "recall", "clips": 640, "frames": 48},
         ((10, 32, 3), (6, 32, 6), (6, 32, 12), (5, 32, 24), (4, 32, None)),
         "digit",
     ),
