@@ -133,7 +133,7 @@ def test_an_interrupted_training_resumes_to_the_weights_of_an_uninterrupted_one(
 
     def press_ctrl_c(drawn: int) -> None:
         if drawn == clips_before:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
 
     interrupted = disturbed(recipe, press_ctrl_c)
     with monkeypatch.context() as patched:
@@ -175,7 +175,7 @@ def test_resuming_refuses_other_data_and_complete_trainings_and_training_refuses
 
     def stop(drawn: int) -> None:
         if drawn == 12:
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
 
     interrupted = disturbed(quick(), stop)
     with monkeypatch.context() as patched:
@@ -190,7 +190,7 @@ def test_resuming_refuses_other_data_and_complete_trainings_and_training_refuses
 
 def interrupt(folder: Path, monkeypatch: pytest.MonkeyPatch, *, after: int = 12, corpus: Any = None) -> None:
     interrupted = corpus or disturbed(
-        quick(), lambda drawn: os.kill(os.getpid(), signal.SIGINT) if drawn == after else None
+        quick(), lambda drawn: signal.raise_signal(signal.SIGINT) if drawn == after else None
     )
     with monkeypatch.context() as patched:
         patched.setattr(run, "open_corpus", lambda *_: interrupted)
