@@ -86,6 +86,14 @@ def test_the_trainings_are_what_was_measured() -> None:
     assert f"at least {least:.0%} of the training loop was compute" in README, least
 
 
+def test_the_comparison_of_memories_is_what_was_measured() -> None:
+    document = (ROOT / "benchmarks" / "README.md").read_text()
+    (name,) = re.findall(r"\((results/memory-[\d-]+)\.json\)", document)
+    table = (ROOT / "benchmarks" / f"{name}.md").read_text()
+
+    assert table in document, table
+
+
 def test_every_link_and_picture_leads_somewhere() -> None:
     targets = re.findall(r"\]\(([^)#]+)\)", README)
 

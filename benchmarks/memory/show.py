@@ -31,7 +31,10 @@ def markdown(rows: Sequence[Row], titles: Mapping[str, str]) -> str:
 
 
 def draw(rows: Sequence[Row], titles: Mapping[str, str], chance: Mapping[str, float], path: Path) -> None:
-    """Draw accuracy against MACs per frame, a panel for each set, into a picture file; chance is a dotted line."""
+    """Draw accuracy against MACs per frame, a panel for each set, into a picture file.
+
+    Short strokes are the seeds, a dotted line is chance.
+    """
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -53,6 +56,8 @@ def draw(rows: Sequence[Row], titles: Mapping[str, str], chance: Mapping[str, fl
                 linestyle="none",
                 label=row.network,
             )
+            each = [100 * accuracy for accuracy in row.accuracies]
+            panel.plot([row.macs_per_frame / 1e6] * len(each), each, "_", color=colour, markersize=16, alpha=0.7)
         panel.axhline(100 * chance[name], color="black", linewidth=1, linestyle=":")
         panel.set(title=titles[name], xlabel="million MACs a frame (not from 0)", ylim=(0, 104))
         panel.grid(alpha=0.3)
