@@ -14,7 +14,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 demo: $(VENV)/demo
 	rm -rf $(RUN) && mkdir -p $(RUN)
 	$(TRAIN) --set model.layers=0 --output $(RUN)/cnn-only 2> $(RUN)/cnn-only.log & without=$$!; \
-	$(TRAIN) --output $(RUN)/checkpoint && wait $$without || { kill $$without; cat $(RUN)/cnn-only.log; exit 1; }
+	$(TRAIN) --output $(RUN)/checkpoint && wait $$without || { kill $$without 2>/dev/null; cat $(RUN)/cnn-only.log; exit 1; }
 	$(BIN)/edge-cnnlstm evaluate $(RUN)/checkpoint $(RUN)/cnn-only --output $(RUN)/evaluation.json
 	$(BIN)/python -m export $(RUN)/checkpoint --output $(RUN)/digits.edge
 	$(BIN)/edge-cnnlstm sample-video $(RUN)/unseen.mp4
