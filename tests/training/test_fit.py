@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -149,6 +149,15 @@ def test_an_interrupted_training_resumes_to_the_weights_of_an_uninterrupted_one(
     assert not (tmp_path / RESUME).exists()
 
 
+@pytest.fixture
+def foreground() -> Iterator[None]:
+    """Ctrl-C raises KeyboardInterrupt, even if a shell started these tests in its background, where it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("foreground")
 def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
     def press_twice(drawn: int) -> None:
         if drawn == 10:
