@@ -14,7 +14,7 @@ def keep_freed_memory() -> None:
     """Let this process keep what it frees, for the next step, which needs the same again; glibc only.
 
     By default each large tensor is taken from the system and given back: the system clears every page anew, which
-    takes a quarter of a small network's training on a CPU.
+    takes a fifth of a small network's training on a CPU.
     """
     if not sys.platform.startswith("linux"):
         return
