@@ -48,7 +48,7 @@ $(VENV)/torch: constraints.txt | $(BIN)/python
 
 $(VENV)/demo: pyproject.toml constraints.txt $(VENV)/torch
 	@echo "Installing edge-cnnlstm with training, export and report"
-	@$(INSTALL) --editable '.[export,report]'
+	@$(INSTALL) --editable '.[export]'
 	@touch $@
 
 $(VENV)/dev: $(VENV)/demo

@@ -1,57 +1,61 @@
 """The CPU dialect: uint8 activations × int8 weights, the raw frame straight into the first convolution.
 
-ONNX Runtime fuses that pairing to integer convolutions; symmetric int8 activations it runs half in FP32. The
-memory is one fused LSTM operator per layer in FP32: quantizing each gate on its own costs more in Q/DQ than
-the small matrices save.
+CPU engines fuse that pairing to integer operations; symmetric int8 activations they run half in FP32. Rectifiers
+vanish: a quantizer that saturates at 0 computes them. The gates multiply integers too and are summed in FP32. An LSTM
+operator, in FP32 or dynamically quantized, was measured to be no faster in ONNX Runtime and much slower in OpenVINO.
 """
 
 from __future__ import annotations
 
 import copy
-from typing import Any, cast
+from collections.abc import Container
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import Function
 
-from edge_cnnlstm.training.model import CnnLstm, lstm_update
-from export.qdq import ActivationQuantizer, QuantizedConv, Range, WeightDequantizer, dequantize_frame
-from export.quantize import Calibration, QuantizationPoint, SplitCell
+from edge_cnnlstm.training.model import CnnLstm
+from export.points import RECTIFIERS, points
+from export.qdq import ActivationQuantizer, QuantizedConv, QuantizedLinear, Range, WeightDequantizer, dequantize_frame
+from export.quantize import Calibration
 
 
-def lower_ort(model: CnnLstm, calibration: Calibration) -> CnnLstm:
-    """Return the calibrated network in the dialect that ONNX Runtime and OpenVINO are fast in.
+def lower_ort(model: CnnLstm, calibration: Calibration, layers: Container[str]) -> CnnLstm:
+    """Return the network in the dialect that ONNX Runtime and OpenVINO are fast in.
 
-    `model` is a `quantizable` network; the result computes in torch what its graph will compute.
+    `model` is a `quantizable` network, of which `layers` become int8 and the rest FP32; the result computes in torch
+    what its graph will compute.
     """
     lowered = copy.deepcopy(model)
-    lowered.normalise = FrameAsQuantized()
+    quantizers: dict[str, nn.Module] = {}
+    for name, point in points(model):
+        quantizer: nn.Module = nn.Identity()
+        if point.is_frame and point.serves(layers, outputs=True):
+            # The frame is quantized by nature.
+            lowered.normalise = FrameAsQuantized()
+        elif point.serves(layers, outputs=True):
+            rectifier = model.get_submodule(point.rectifier) if point.rectifier else None
+            quantizer = _quantizer(calibration.activations[name], rectifier)
+            if point.rectifier:
+                lowered.set_submodule(point.rectifier, nn.Identity())
+        lowered.set_submodule(name, quantizer)
+        quantizers |= dict.fromkeys(point.read_by, quantizer)
     for name, module in model.named_modules():
-        if isinstance(module, nn.Conv2d) and name in calibration.weights:
+        if name in layers and isinstance(module, nn.Conv2d):
             weight = WeightDequantizer(module.weight.detach(), calibration.weights[name], 0, torch.float32)
-            # The first convolution reads the frame, which is quantized by nature.
-            reads = calibration.inputs.get(name) if name != _first(calibration) else None
-            lowered.set_submodule(name, QuantizedConv(module, _quantizer(reads), weight, torch.float32))
-        elif isinstance(module, QuantizationPoint):
-            lowered.set_submodule(name, _quantizer(calibration.inputs[name]))
-    lowered.cells = nn.ModuleList(FusedCell(cast("SplitCell", cell)) for cell in model.cells)
+            lowered.set_submodule(name, QuantizedConv(module, weight, torch.float32))
+        elif name in layers and isinstance(module, nn.Linear):
+            weight = WeightDequantizer(module.weight.detach().T, calibration.weights[name], 1, torch.float32)
+            linear = QuantizedLinear(module, weight, torch.float32)
+            lowered.set_submodule(name, IntegerLinear(linear, copy.deepcopy(quantizers[name])))
     return lowered
 
 
-def _first(calibration: Calibration) -> str:
-    return next(iter(calibration.inputs))
-
-
-def _quantizer(seen: Range | None) -> nn.Module:
+def _quantizer(seen: Range, rectifier: nn.Module | None) -> nn.Module:
     """uint8 with zero point 0 for what is never negative (twice the resolution), 128 for the rest."""
-    if seen is None:
-        return nn.Identity()
-    if seen.low >= 0:
-        return ActivationQuantizer(seen.magnitude / 255, 0, torch.uint8, torch.float32)
+    if isinstance(rectifier, RECTIFIERS) or seen.low >= 0:
+        highest = min(seen.magnitude, 6.0) if isinstance(rectifier, nn.ReLU6) else seen.magnitude
+        return ActivationQuantizer(highest / 255, 0, torch.uint8, torch.float32)
     return ActivationQuantizer(seen.magnitude / 127, 128, torch.uint8, torch.float32)
-
-
-# ruff: noqa: ARG004 - `ctx` is torch's calling convention for autograd functions
 
 
 class FrameAsQuantized(nn.Module):
@@ -69,53 +73,19 @@ class FrameAsQuantized(nn.Module):
         return dequantize_frame(frame.permute(0, 3, 1, 2), self.scale, self.zero_point)
 
 
-class FusedCell(nn.Module):
-    """An LSTM cell in FP32 that traces to one ONNX LSTM operator over a sequence of one.
+class IntegerLinear(nn.Module):
+    """A linear map of int8 weights and a uint8 input.
 
-    Weights are kept as the operator wants them: [1, 4 × hidden, …], gates in the order input, output, forget,
-    cell, and a second bias, of zeros, for the recurrence.
+    Its quantizer is the one of the point that its input was made at. Asking again loses nothing, and tells the engine
+    behind a reshape or a concatenation that these are integers.
     """
 
-    inputs: Tensor
-    recurrence: Tensor
-    bias: Tensor
-
-    def __init__(self, cell: SplitCell) -> None:
+    def __init__(self, linear: QuantizedLinear, quantizer: nn.Module) -> None:
         super().__init__()
-        bias = _reordered(cell.gates_x.bias.detach(), "ifgo", "iofg")
-        self.register_buffer("inputs", _reordered(cell.gates_x.weight.detach(), "ifgo", "iofg")[None])
-        self.register_buffer("recurrence", _reordered(cell.gates_h.weight.detach(), "ifgo", "iofg")[None])
-        self.register_buffer("bias", torch.cat([bias, torch.zeros_like(bias)])[None])
+        self.quantizer = quantizer
+        self.linear = linear
 
-    def forward(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        result: tuple[Tensor, Tensor] = _FusedLstm.apply(  # type: ignore[no-untyped-call]  # torch's apply
-            x[None], self.inputs, self.recurrence, self.bias, h[None], c[None]
-        )
-        h_next, c_next = result
-        return h_next[0], c_next[0]
-
-
-class _FusedLstm(Function):
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, inputs: Tensor, recurrence: Tensor, bias: Tensor, h: Tensor, c: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        first, second = bias[0].chunk(2)
-        gates = x[0] @ inputs[0].T + h[0] @ recurrence[0].T + first + second
-        h_next, c_next = lstm_update(_reordered(gates.T, "iofg", "ifgo").T, c[0])
-        return h_next[None], c_next[None]
-
-    @staticmethod
-    def symbolic(graph: Any, x: Any, inputs: Any, recurrence: Any, bias: Any, h: Any, c: Any) -> tuple[Any, Any]:
-        lengths = graph.op("prim::Constant")  # an absent optional input: every sequence is as long as x
-        lengths.setType(torch._C.OptionalType.ofTensor())  # noqa: SLF001 - torch has no public name for it
-        _, h_next, c_next = graph.op(
-            "LSTM", x, inputs, recurrence, bias, lengths, h, c, hidden_size_i=h.type().sizes()[-1], outputs=3
-        )
-        return h_next.setType(h.type()), c_next.setType(c.type())
-
-
-def _reordered(gates: Tensor, have: str, want: str) -> Tensor:
-    """Reorder the four blocks of rows, one per gate: input, forget, candidate (g), output."""
-    blocks = dict(zip(have, gates.chunk(4), strict=True))
-    return torch.cat([blocks[gate] for gate in want])
+    def forward(self, x: Tensor) -> Tensor:
+        # In two dimensions ONNX Runtime would fuse product and sum to a Gemm, in FP32, before it looks for integers.
+        product: Tensor = torch.matmul(self.quantizer(x)[:, None], self.linear.weight())[:, 0]
+        return product if self.linear.bias is None else product + self.linear.bias

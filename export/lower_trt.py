@@ -7,39 +7,40 @@ strongly typed network needs no precision flag and no calibrator, in TensorRT 10
 from __future__ import annotations
 
 import copy
+from collections.abc import Container
 
 import torch
 from torch import Tensor, nn
 
 from edge_cnnlstm.training.model import CnnLstm, Outputs, State
+from export.points import points
 from export.qdq import ActivationQuantizer, QuantizedConv, QuantizedLinear, Range, WeightDequantizer
-from export.quantize import Calibration, QuantizationPoint
+from export.quantize import Calibration
 
 
-def lower_trt(model: CnnLstm, calibration: Calibration) -> CnnLstm:
-    """Return the calibrated network in TensorRT's dialect; frame uint8, state and outputs FP32 at the border.
+def lower_trt(model: CnnLstm, calibration: Calibration, layers: Container[str]) -> CnnLstm:
+    """Return the network in TensorRT's dialect; frame uint8, state and outputs FP32 at the border.
 
-    `model` is a `quantizable` network; the result computes in torch what its graph will compute.
+    `model` is a `quantizable` network, of which `layers` become int8 and the rest FP16; the result computes in torch
+    what its graph will compute.
     """
     lowered = TypedCnnLstm(model)
+    for name, point in points(model):
+        active = point.serves(layers, outputs=False)
+        lowered.set_submodule(name, _quantizer(calibration.activations[name]) if active else nn.Identity())
     for name, module in model.named_modules():
-        seen = calibration.inputs.get(name)
-        if isinstance(module, nn.Conv2d) and name in calibration.weights:
-            conv_weight = WeightDequantizer(module.weight.detach(), calibration.weights[name], 0, torch.float16)
-            lowered.set_submodule(name, QuantizedConv(module, _quantizer(seen), conv_weight, torch.float16))
-        elif isinstance(module, nn.Linear) and name in calibration.weights:
+        if name not in layers:
+            continue
+        if isinstance(module, nn.Conv2d):
+            weight = WeightDequantizer(module.weight.detach(), calibration.weights[name], 0, torch.float16)
+            lowered.set_submodule(name, QuantizedConv(module, weight, torch.float16))
+        elif isinstance(module, nn.Linear):
             weight = WeightDequantizer(module.weight.detach().T, calibration.weights[name], 1, torch.float16)
-            lowered.set_submodule(name, QuantizedLinear(module, _quantizer(seen), weight, torch.float16))
-        elif isinstance(module, QuantizationPoint):
-            # Only the map that convolutions read is quantized; the features feed the gates' own quantizer.
-            shared = name == "backbone.stages." + str(len(model.backbone.stages) - 1)
-            lowered.set_submodule(name, _quantizer(seen if shared else None))
+            lowered.set_submodule(name, QuantizedLinear(module, weight, torch.float16))
     return lowered
 
 
-def _quantizer(seen: Range | None) -> nn.Module:
-    if seen is None:
-        return nn.Identity()
+def _quantizer(seen: Range) -> nn.Module:
     return ActivationQuantizer(seen.magnitude / 127, 0, torch.int8, torch.float16)
 
 
@@ -51,14 +52,18 @@ class TypedCnnLstm(CnnLstm):
         self.config = model.config
         for name, child in copy.deepcopy(model).half().named_children():
             self.add_module(name, child)
+        # Answers in their own units may lie beyond FP16's range: the heads multiply in FP16 and scale in FP32.
+        for head in self.heads:
+            for buffer in head.buffers():
+                buffer.data = buffer.data.float()
         self.normalise = NormaliseFrameHalf()
-
-    def advance(self, features: Tensor, state: State) -> tuple[Tensor, State]:
-        x, after = super().advance(features, State(state.h.half(), state.c))
-        return x, State(after.h.float(), after.c)
 
     def read(self, x: Tensor) -> Outputs:
         return {name: value.float() for name, value in super().read(x).items()}
+
+    def _remember(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        x, after = super()._remember(x, State(state.h.half(), state.c))
+        return x, State(after.h.float(), after.c)
 
 
 class NormaliseFrameHalf(nn.Module):

@@ -1,144 +1,208 @@
-"""The golden rollout, and the proof that each graph computes what the trained network computes.
+"""The proof that a graph computes what its network computes in torch, step after step, for a thousand steps.
 
 The reference is the lowered torch module itself, with the same integer arithmetic, so what remains to differ is
-rounding. Two control graphs, one with the largest weight tensor's sign flipped and one with h and c swapped,
-must fail the same comparison: a proof that nothing can fail is none.
+rounding: where both round one sum to different sides, that difference travels through the recurrence. Errors are
+relative to each tensor's largest magnitude in the rollout. Control graphs, each a little corrupted, must fail the same
+comparison: a proof that nothing can fail is none.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
 import numpy as np
 import onnx
-import torch
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
 
-from edge_cnnlstm.bundle.golden import Golden
 from edge_cnnlstm.errors import ParityError
-from edge_cnnlstm.runtime.backends.ort import OnnxRuntimeBackend, quantizes_fp16
-from edge_cnnlstm.runtime.proof import Deviation, deviation
 from edge_cnnlstm.spec import ModelSpec
-from edge_cnnlstm.training.data.clip import Clip
 from edge_cnnlstm.training.model import CnnLstm
+from edge_cnnlstm.training.spec_of import spec_of
+from export import controls
+from export.graphs import export_step
+from export.locate import first_disagreement
+from export.rollout import Course, OnnxSteps, Resets, torch_course
 
-STEPS = 64
-RESETS = (0, 16, 40)
-"""A reset between clips, one in the middle of a clip, and a scene cut without one."""
-
-
-def golden_rollout(references: dict[str, CnnLstm], clips: list[Clip]) -> Golden:
-    """Roll each reference network over the first 64 frames of the clips and record what it says and remembers."""
-    frames = np.concatenate([clip.frames for clip in clips])[:STEPS]
-    resets = np.isin(np.arange(len(frames)), RESETS)
-    return Golden(frames, resets, {name: _course(network, frames, resets) for name, network in references.items()})
-
-
-@torch.inference_mode()
-def _course(network: CnnLstm, frames: NDArray[np.uint8], resets: NDArray[np.bool_]) -> dict[str, NDArray[np.generic]]:
-    state = network.initial_state()
-    course: dict[str, list[NDArray[np.generic]]] = {}
-    for frame, reset in zip(torch.from_numpy(frames), resets, strict=True):
-        outputs, state = network.step(frame[None], network.initial_state() if reset else state)
-        for name, value in outputs.items():
-            course.setdefault(name, []).append(value[0].numpy())
-    return {name: np.stack(values) for name, values in course.items()} | {
-        "h_next": state.h.numpy(),
-        "c_next": state.c.numpy(),
-    }
+STEPS = 1000
+SHORT = 128
+"""Steps of a control, of permuted and of interleaved streams."""
+STREAMS = 3
+SHOWN = 100
+"""Points of a curve."""
 
 
-def prove_graph(name: str, graph: onnx.ModelProto, spec: ModelSpec, golden: Golden, tolerance: float) -> Deviation:
-    """Run a graph over the golden rollout, and its control.
+class Strayed(NamedTuple):
+    """How far a graph strays, relative to each tensor's largest magnitude: at its worst step, and in the median one."""
 
-    Raises ParityError when the graph strays further than `tolerance`, naming the tensor that strays most, or
-    when the control does not.
+    largest: float
+    typical: float
+
+
+class Tolerance(NamedTuple):
+    """How far a graph may stray at any step, and in the median one, relative to each tensor's largest magnitude."""
+
+    largest: float
+    typical: float
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """Relative error over a rollout: the largest among the outputs, of h and of c, at each of some steps."""
+
+    step: list[int]
+    outputs: list[float]
+    h: list[float] = field(default_factory=list)
+    c: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """How far a graph strays from torch.
+
+    `largest` at the worst step, in tensor `worst`; `typical` in the median step. `permuted` is how much streams in one
+    batch depend on their order, `interleaved` how much two streams that take turns depend on each other; `controls` how
+    far each corrupted graph strays.
     """
-    found = _deviation(graph, spec, golden, name)
-    if not found.largest <= tolerance:
+
+    steps: int
+    largest: float
+    typical: float
+    worst: str
+    tolerance: Tolerance
+    permuted: float
+    interleaved: float
+    controls: dict[str, Strayed]
+    curve: Curve
+
+
+def prove_graph(
+    name: str,
+    graph: onnx.ModelProto,
+    network: CnnLstm,
+    frames: NDArray[np.uint8],
+    resets: Resets,
+    tolerance: Tolerance,
+    reference: Course | None = None,
+) -> Parity:
+    """Run a step graph over a rollout beside its lowered network, and its controls.
+
+    `frames` uint8 [steps, height, width, 3]; `reference` is the network's own course over them, when it is known
+    already. Raises ParityError when the graph strays further than `tolerance` (naming the first tensor that disagrees),
+    when streams influence each other, or when a control does not stray.
+    """
+    spec = spec_of(network)
+    expected = reference or torch_course(network, frames[:, None], resets)
+    errors = relative_errors(OnnxSteps(graph, spec).course(frames[:, None], resets), expected)
+    worst, largest, typical = _summary(errors)
+    if not (largest <= tolerance.largest and typical <= tolerance.typical):
+        where = first_disagreement(graph, network, frames, expected, _first_beyond(errors, tolerance))
         raise ParityError(
-            f"graph {name!r} strays from torch by {found.largest:.3g} over {STEPS} steps, most in {found.worst!r}",
-            expected=f"at most {tolerance:.3g}",
-            fix="look for an operator that the lowering or ONNX Runtime computes differently",
+            f"graph {name!r} strays from torch by {largest:.3g} at worst and {typical:.3g} typically over "
+            f"{len(frames)} steps, most in {worst!r}; {where}",
+            expected=f"at most {tolerance.largest:.3g} and {tolerance.typical:.3g} of each tensor's magnitude",
+            fix="look for an operator that the lowering or ONNX Runtime computes differently from there on",
         )
-    for control in (with_flipped_weights(graph), with_swapped_state(graph, spec)):
-        strayed = _deviation(control, spec, golden, name)
-        if strayed.largest <= tolerance:
-            raise ParityError(
-                f"a corrupted control of graph {name!r} strays by only {strayed.largest:.3g}",
-                expected=f"more than {tolerance:.3g}: otherwise the proof proves nothing",
-                fix="tighten the tolerance, or use a rollout that excites the network",
-            )
-    return found
-
-
-def with_flipped_weights(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy in which the largest weight tensor has the opposite sign."""
-    control = onnx.ModelProto()
-    control.CopyFrom(graph)
-    largest = max(control.graph.initializer, key=lambda tensor: int(np.prod(tensor.dims)))
-    weights = numpy_helper.to_array(largest)
-    # Clipped, because −(−128) does not exist in int8.
-    flipped = -np.maximum(weights, np.array(-127, weights.dtype))
-    largest.CopyFrom(numpy_helper.from_array(flipped, largest.name))
-    return control
-
-
-def with_swapped_state(graph: onnx.ModelProto, spec: ModelSpec) -> onnx.ModelProto:
-    """Return a copy in which the first two state outputs have each other's names."""
-    control = onnx.ModelProto()
-    control.CopyFrom(graph)
-    first, second = (pair.output for pair in spec.states[:2])
-    other = {first: second, second: first}
-    for node in control.graph.node:
-        node.output[:] = [other.get(name, name) for name in node.output]
-        node.input[:] = [other.get(name, name) for name in node.input]
-    return control
-
-
-def load(graph: onnx.ModelProto, spec: ModelSpec) -> OnnxRuntimeBackend:
-    """Load a graph so that the installed ONNX Runtime computes it right.
-
-    Before 1.30 its FP16 QuantizeLinear truncates instead of rounding. There, and only for measuring on the
-    workstation, an exact cast to FP32 keeps the graph off that kernel; the bundle's graph stays as it is.
-    """
-    if quantizes_fp16() or not _fp16_quantizers(graph):
-        return OnnxRuntimeBackend(graph.SerializeToString(), spec)
-    # Unoptimized, because the optimizer would move those casts to where they change the rounding.
-    return OnnxRuntimeBackend(_with_casts(graph).SerializeToString(), spec, optimize=False)
-
-
-def _fp16_quantizers(graph: onnx.ModelProto) -> dict[str, NDArray[np.generic]]:
-    """Return the scale of each FP16 QuantizeLinear by the name of its output."""
-    constants = {tensor.name: tensor for tensor in graph.graph.initializer}
-    constants |= {node.output[0]: node.attribute[0].t for node in graph.graph.node if node.op_type == "Constant"}
-    scales = {
-        node.output[0]: numpy_helper.to_array(constants[node.input[1]])
-        for node in graph.graph.node
-        if node.op_type == "QuantizeLinear"
+    short = frames[:SHORT]
+    permuted, interleaved = _permuted(network, frames), _interleaved(graph, spec, frames)
+    if not permuted <= tolerance.largest or interleaved > 0:
+        raise ParityError(
+            f"graph {name!r}: streams influence each other, by {permuted:.3g} through their order in a batch and by "
+            f"{interleaved:.3g} by taking turns",
+            expected=f"at most {tolerance.largest:.3g}, and 0",
+            fix="look for an operator that mixes the batch",
+        )
+    strayed = {
+        kind: _summary(relative_errors(OnnxSteps(bad, pairs).course(short[:, None], resets[:SHORT]), expected))
+        for kind, (bad, pairs) in controls.corrupted(graph, spec).items()
     }
-    return {name: scale for name, scale in scales.items() if scale.dtype == np.float16}
+    for kind, (_, most, usual) in strayed.items():
+        if most <= tolerance.largest and usual <= tolerance.typical:
+            raise ParityError(
+                f"graph {name!r} with {kind} strays by only {most:.3g}, typically {usual:.3g}",
+                expected=f"more than {tolerance.largest:.3g} or {tolerance.typical:.3g}: else the proof proves nothing",
+                fix="train the network first: its answers hardly depend on its weights; or tighten the tolerance",
+            )
+    return Parity(
+        steps=len(frames),
+        largest=largest,
+        typical=typical,
+        worst=worst,
+        tolerance=tolerance,
+        permuted=permuted,
+        interleaved=interleaved,
+        controls={kind: Strayed(most, usual) for kind, (_, most, usual) in strayed.items()},
+        curve=curve_of(errors),
+    )
 
 
-def _with_casts(graph: onnx.ModelProto) -> onnx.ModelProto:
-    changed = onnx.ModelProto()
-    changed.CopyFrom(graph)
-    scales = _fp16_quantizers(graph)
-    nodes = list(changed.graph.node)
-    del changed.graph.node[:]
-    for node in nodes:
-        scale = scales.get(node.output[0])
-        if scale is not None:
-            wide, wide_scale = f"{node.output[0]}_input", f"{node.output[0]}_scale"
-            changed.graph.initializer.append(numpy_helper.from_array(scale.astype(np.float32), wide_scale))
-            changed.graph.node.append(helper.make_node("Cast", [node.input[0]], [wide], to=onnx.TensorProto.FLOAT))
-            node.input[0], node.input[1] = wide, wide_scale
-        changed.graph.node.append(node)
-    return changed
+def relative_errors(found: Course, expected: Course) -> dict[str, NDArray[np.float64]]:
+    """Return each tensor's largest error at every step, relative to its largest magnitude; NaN is infinitely far."""
+    errors = {}
+    for name, values in found.items():
+        if name not in expected:
+            continue  # a control calls its memories by other names
+        wanted = expected[name][: len(values)]
+        scale = float(np.abs(expected[name]).max()) or 1.0
+        apart = np.abs(values.astype(np.float64) - wanted).reshape(len(values), -1).max(axis=1) / scale
+        errors[name] = np.where(np.isnan(apart), np.inf, apart)
+    return errors
 
 
-def _deviation(graph: onnx.ModelProto, spec: ModelSpec, golden: Golden, name: str) -> Deviation:
-    backend = load(graph, spec)
-    try:
-        return deviation(backend, golden, golden.expected[name])
-    finally:
-        backend.close()
+def curve_of(errors: dict[str, NDArray[np.float64]]) -> Curve:
+    """Return errors as a curve: the largest within each of a hundred stretches, so that no peak is lost."""
+    steps = len(next(iter(errors.values())))
+    starts = np.unique(np.linspace(0, steps, SHOWN, endpoint=False).astype(int))
+
+    def largest(names: list[str]) -> list[float]:
+        if not names:
+            return []
+        joined = np.max([errors[name] for name in names], axis=0)
+        return [float(value) for value in np.maximum.reduceat(joined, starts)]
+
+    outputs = [name for name in errors if name not in {"h_next", "c_next"}]
+    memory = {part: [name for name in errors if name == f"{part}_next"] for part in "hc"}
+    return Curve([int(start) for start in starts], largest(outputs), largest(memory["h"]), largest(memory["c"]))
+
+
+def _summary(errors: dict[str, NDArray[np.float64]]) -> tuple[str, float, float]:
+    worst = max(errors, key=lambda name: float(errors[name].max()))
+    per_step = np.max(list(errors.values()), axis=0)
+    return worst, float(per_step.max()), float(np.median(per_step))
+
+
+def _first_beyond(errors: dict[str, NDArray[np.float64]], tolerance: Tolerance) -> int:
+    per_step = np.max(list(errors.values()), axis=0)
+    beyond = per_step > (tolerance.largest if per_step.max() > tolerance.largest else tolerance.typical)
+    return int(np.argmax(beyond))
+
+
+def _permuted(network: CnnLstm, frames: NDArray[np.uint8]) -> float:
+    """Run several streams as one batch, in two orders."""
+    steps = OnnxSteps(export_step(network, STREAMS), spec_of(network, STREAMS))
+    length = min(SHORT, len(frames) // STREAMS)
+    streams = np.stack([frames[at * length : (at + 1) * length] for at in range(STREAMS)], axis=1)
+    order = np.roll(np.arange(STREAMS), 1)
+    never = np.zeros(length, np.bool_)
+    straight, turned = steps.course(streams, never), steps.course(streams[:, order], never)
+    axis = {name: 2 if name in {"h_next", "c_next"} else 1 for name in straight}
+    expected = {name: np.take(values, order, axis=axis[name]) for name, values in straight.items()}
+    return max(float(errors.max()) for errors in relative_errors(turned, expected).values())
+
+
+def _interleaved(graph: onnx.ModelProto, spec: ModelSpec, frames: NDArray[np.uint8]) -> float:
+    """Let two streams take turns in one engine, and compare each with itself alone."""
+    length = min(SHORT, len(frames) // 2)
+    streams = [frames[:length, None], frames[length : 2 * length, None]]
+    steps, never = OnnxSteps(graph, spec), np.zeros(length, np.bool_)
+    alone = [steps.course(stream, never) for stream in streams]
+    steps.reset()
+    memories = [steps.memory, dict(steps.memory)]
+    apart = 0.0
+    for moment in range(length):
+        for which, stream in enumerate(streams):
+            steps.memory = memories[which]
+            for name, value in steps.step(stream[moment]).items():
+                apart = max(apart, float(np.abs(value - alone[which][name][moment]).max()))
+            memories[which] = steps.memory
+    return apart

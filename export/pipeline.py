@@ -1,116 +1,197 @@
-"""Checkpoint → bundle: lower, prove, measure, build, pack."""
+"""Checkpoint → bundle: trace, calibrate, compare precisions, prove, build, measure, pack."""
 
 from __future__ import annotations
 
-import platform
-import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
-from edge_cnnlstm.bundle import format as bundle_format
-from edge_cnnlstm.bundle import golden as golden_format
 from edge_cnnlstm.bundle.golden import Golden
-from edge_cnnlstm.bundle.manifest import FORMAT_VERSION, Dialect, Graph, Manifest
-from edge_cnnlstm.errors import ConfigError, ExportError
-from edge_cnnlstm.gpu.engine import Plan, build_plan
-from edge_cnnlstm.runtime.backends.base import Backend
-from edge_cnnlstm.runtime.proof import Deviation
-from edge_cnnlstm.spec import ModelSpec
+from edge_cnnlstm.bundle.manifest import Candidate, Graph, Plan
+from edge_cnnlstm.errors import ConfigError, DataError, ExportError
 from edge_cnnlstm.training.data.clip import Clip, Corpus, Split
-from edge_cnnlstm.training.evaluate import Answer, Evaluation, evaluate
-from edge_cnnlstm.training.metrics.quality import quality
 from edge_cnnlstm.training.model import CnnLstm
+from edge_cnnlstm.training.recipe import Recipe
 from edge_cnnlstm.training.spec_of import spec_of
-from export.graphs import StepModule, export_step
-from export.lower_ort import lower_ort
-from export.lower_trt import lower_trt
-from export.parity import golden_rollout, load, prove_graph
-from export.quantize import calibrate, fold_batch_norm, quantizable
+from export import parity
+from export.build import Build, build
+from export.cost import Cost, LayerCost, cost_of, layer_costs
+from export.finetune import finetune
+from export.graphs import export_step
+from export.measure import Measured, agreement, measure_graph, measure_network
+from export.operators import check_quantizers
+from export.pack import pack
+from export.parity import Curve, Parity, prove_graph
+from export.plan import Wanted, choose
+from export.points import quantizable, quantized_layers
+from export.precisions import Precision, candidates
+from export.quantize import Method, calibration_of, observe, rollouts_of
+from export.rollout import frames_of, torch_course
+from export.sensitivity import Sensitivity, scan, worst_loss
+from export.timing import step_seconds
+from export.trace import fold
 
 CALIBRATION_CLIPS = 64
-GOLDEN_CLIPS = 4
+GOLDEN_STEPS = 64
+GOLDEN_RESETS = (0, 16, 40)
+RESETS = (0.0, 0.25, 0.7)
+"""Where the memory is emptied in the long rollout, as shares of it. Clips end without a reset, as scenes do."""
 
 
 @dataclass(frozen=True, slots=True)
-class Lowering:
-    """A target: its dialect and precision, and how far its graph may stray from torch.
+class Settings:
+    """What an export may be asked: see `python -m export --help`. `budget` is a share, the rest are counts."""
 
-    The quantized tolerances are about five quantization steps of the widest activation: where torch and the
-    engine round one accumulator to different sides, that difference travels through the recurrence.
-    """
-
-    dialect: Dialect
-    precision: str
-    tolerance: float
-
-
-LOWERINGS = {
-    "fp32": Lowering("portable", "fp32", 1e-3),
-    "int8_onnxruntime": Lowering("onnxruntime", "int8 convolutions, fp32 memory", 0.5),
-    "int8_tensorrt": Lowering("tensorrt", "int8 convolutions and gates, fp16 between, fp32 cell state", 0.5),
-}
+    precision: Wanted = "auto"
+    budget: float = 0.005
+    calibration: Method = "max"
+    finetune_epochs: int = 0
+    keep: tuple[str, ...] = ()
+    test_clips: int = 400
+    validation_clips: int = 200
+    sensitivity_clips: int = 16
+    steps: int = parity.STEPS
 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What an export measured, per graph; `plan` is the TensorRT graph built ahead of time."""
+    """Everything that an export found; by name of the precision, where there is one for each.
 
-    bytes: dict[str, int]
-    parity: dict[str, Deviation]
-    evaluations: dict[str, Evaluation]
+    `graphs` and `costs` are of all that were compared; `tested`, `parity` and `builds` of those that the bundle holds.
+    `rollouts` are the frames of each calibration rollout. `finetuned` is the accuracy of the int8 network on the
+    validation clips before and after, empty if it was not fine-tuned.
+    """
+
+    settings: Settings
+    network: CnnLstm
+    layers: dict[str, LayerCost]
+    rollouts: list[int]
+    finetuned: dict[str, dict[str, float]]
+    sensitivity: list[Sensitivity]
+    precisions: dict[str, Precision]
+    graphs: dict[str, onnx.ModelProto]
+    costs: dict[str, Cost]
     plan: Plan
+    parity: dict[str, Parity]
+    drift: dict[str, Curve]
+    builds: dict[str, Build]
+    tested: dict[str, Measured]
+    tested_torch: dict[str, Measured]
+
+    def agreement(self, name: str) -> dict[str, float]:
+        """Return how often a shipped graph's classes are those of FP32, and those of its own network in torch."""
+        others = {"fp32": self.tested["fp32"]}
+        if name in self.tested_torch:
+            others["torch"] = self.tested_torch[name]
+        shares = {
+            other: agreement(self.tested[name].answers, theirs.answers, self.network.config.heads)
+            for other, theirs in others.items()
+        }
+        return {other: share for other, share in shares.items() if share is not None}
 
 
 Progress = Callable[[str], None]
+Track = Callable[[str, int], Callable[[], None]]
+"""Begins to show how far a long task of so many parts is; what it returns is called after each part."""
 
 
 def export(
-    model: CnnLstm, corpus: Corpus, output: Path, *, clips: int, budget: float, progress: Progress = print
+    model: CnnLstm,
+    recipe: Recipe,
+    corpus: Corpus,
+    bundle: Path,
+    name: str,
+    settings: Settings,
+    *,
+    progress: Progress = print,
+    track: Track = lambda _what, _parts: lambda: None,
 ) -> Exported:
-    """Lower a trained network to every target, prove and measure each graph, and write the bundle.
+    """Lower a trained network to every target, prove and measure each graph, and write the bundle called `name`.
 
-    `corpus` is what the network was trained on: its training clips calibrate, its validation clips make the golden
-    rollout, and `clips` of its test clips measure the accuracy of each graph. `budget` is how much of a head's
-    accuracy (mean IoU where it tracks, R² where it regresses), as a share, a quantized graph may lose.
-
-    The bundle is reloaded and replayed by another process before it takes its name: until then nothing stands at
-    `output`. Raises ConfigError for a network without memory from frame to frame, DataError when calibration fails,
-    ExportError when a graph cannot be traced or built or loses too much, and ParityError when one does not compute
-    what torch computes.
+    `corpus` is what the network was trained on: its training clips calibrate, its validation clips choose the precision
+    and make the rollouts, its test clips measure what is shipped. The bundle is replayed by another process before this
+    returns. Raises DataError when calibration fails or the clips do not tell what the heads are asked, ExportError when
+    a graph cannot be traced or built or loses too much, and ParityError when one does not compute what torch computes.
     """
-    spec = spec_of(model)
-    if not spec.states:
-        raise ConfigError(
-            "a network that remembers nothing from frame to frame",
-            expected="one LSTM layer or more, along the frames",
-            fix='train with model.layers of 1 or more, and model.scan = "frames"',
-        )
-    progress("Quantizing: calibrating on rollouts that carry their state")
-    references = lower_all(model, corpus)
-    progress("Tracing one step graph per target")
-    graphs = {name: export_step(StepModule(network), spec) for name, network in references.items()}
-    progress("Proving: torch against each graph over a rollout with resets, and against corrupted controls")
-    golden = golden_rollout(references, first_clips(corpus, "validation", GOLDEN_CLIPS))
-    parity = {name: prove_graph(name, graph, spec, golden, LOWERINGS[name].tolerance) for name, graph in graphs.items()}
-    files = {name: graph.SerializeToString() for name, graph in graphs.items()}
-    progress("Building the TensorRT graph ahead of time")
-    plan = build_plan(files["int8_tensorrt"], "int8_tensorrt", ahead_of_time=True)
-    tested, evaluations = first_clips(corpus, "test", clips), {}
-    for name, graph in graphs.items():
-        progress(f"Measuring {name} on {len(tested)} test clips")
-        evaluations[name] = evaluate(backend_answer(load(graph, spec)), tested, model.config.heads)
-    accuracy = {name: quality(found.scores, model.config.heads) for name, found in evaluations.items()}
-    _check_accuracy(accuracy, budget)
+    _check_heads(model, corpus)
+    folded = fold(model)
+    split = quantizable(folded)
+    layers = quantized_layers(split)
+    _check_kept(settings.keep, layers)
+    precisions = candidates(layers, settings.keep)
+
+    progress("Calibrating on rollouts that carry their memory")
+    rollouts = rollouts_of([clip.frames for clip in first_clips(corpus, "train", CALIBRATION_CLIPS)])
+    observed = observe(split, rollouts, settings.calibration)
+    checked = first_clips(corpus, "validation", settings.validation_clips)
+    finetuned: dict[str, dict[str, float]] = {}
+    if settings.finetune_epochs:
+        progress(f"Fine-tuning with quantization for {settings.finetune_epochs} epochs")
+        finetuned = _finetune(split, observed, recipe, corpus, settings.finetune_epochs, checked)
+    calibration = calibration_of(observed)
+    sensitivity: list[Sensitivity] = []
+    if settings.sensitivity_clips:
+        advance = track("Quantizing one layer at a time", len(layers))
+        sensitivity = scan(observed, layers, checked[: settings.sensitivity_clips], advance)
+
+    progress(f"Comparing {len(precisions)} precisions on {len(checked)} validation clips")
+    networks = {key: precision.network(split, calibration) for key, precision in precisions.items()} | {"fp32": folded}
+    graphs = {key: export_step(network) for key, network in networks.items()}
+    for key, graph in graphs.items():
+        check_quantizers(graph, split, precisions[key])
+    costs = {key: cost_of(precision, layer_costs(split)) for key, precision in precisions.items()}
+    rows = _compared(model, precisions, graphs, costs, checked)
+    plan = choose(precisions, rows, settings.precision, settings.budget)
+    shipped = {key: networks[key] for key in _shipped(plan, precisions)}
+
+    progress(f"Proving {', '.join(shipped)}: {settings.steps} steps beside torch, and corrupted controls")
+    proofs, drift = _proven(shipped, graphs, precisions, frames_of(checked, settings.steps))
+    progress("Building the TensorRT graphs ahead of time")
+    builds = {
+        key: build(graphs[key], key, network)
+        for key, network in shipped.items()
+        if precisions[key].dialect != "onnxruntime"
+    }
+    clips = first_clips(corpus, "test", settings.test_clips)
+    progress(f"Measuring what is shipped on {len(clips)} test clips")
+    tested = {key: measure_graph(graphs[key], spec_of(model), clips, model.config.heads) for key in shipped}
+    tested_torch = {key: measure_network(network, clips) for key, network in shipped.items() if precisions[key].layers}
+
     progress("Packing, and replaying the bundle in a fresh process")
-    pack(output, spec, files, golden, accuracy)
-    return Exported({name: len(file) for name, file in files.items()}, parity, evaluations, plan)
+    records = tuple(
+        Graph(
+            key,
+            f"graphs/{key}.onnx",
+            precisions[key].dialect,
+            precisions[key].description,
+            precisions[key].tolerance.largest,
+            tested[key].quality,
+        )
+        for key in shipped
+    )
+    files = {key: graphs[key].SerializeToString() for key in shipped}
+    pack(bundle, name, spec_of(model), records, files, _golden(shipped, frames_of(checked, GOLDEN_STEPS)), plan)
+    return Exported(
+        settings,
+        model,
+        layer_costs(split),
+        [len(frames) for frames in rollouts],
+        finetuned,
+        sensitivity,
+        precisions,
+        graphs,
+        costs,
+        plan,
+        proofs,
+        drift,
+        builds,
+        tested,
+        tested_torch,
+    )
 
 
 def first_clips(corpus: Corpus, split: Split, count: int) -> list[Clip]:
@@ -119,123 +200,101 @@ def first_clips(corpus: Corpus, split: Split, count: int) -> list[Clip]:
     return [clips.clip(index) for index in range(min(count, len(clips)))]
 
 
-def lower_all(model: CnnLstm, corpus: Corpus) -> dict[str, CnnLstm]:
-    """Return the network as each target will compute it, in torch, by the name of its graph."""
-    folded = fold_batch_norm(model)
-    split = quantizable(folded)
-    learnt = calibrate(split, [clip.frames for clip in first_clips(corpus, "train", CALIBRATION_CLIPS)])
-    return {
-        "fp32": folded,
-        "int8_onnxruntime": lower_ort(split, learnt),
-        "int8_tensorrt": lower_trt(split, learnt),
-    }
+def _check_heads(model: CnnLstm, corpus: Corpus) -> None:
+    if model.config.heads != corpus.heads:
+        raise DataError(
+            f"a network with heads {[(head.name, head.task, head.labels) for head in model.config.heads]}",
+            expected=f"those of its data: {[(head.name, head.task, head.labels) for head in corpus.heads]}",
+            fix="export with the data that the network was trained on, labels in the same order",
+        )
 
 
-def backend_answer(backend: Backend) -> Answer:
-    """Return a backend as something that `evaluate` can ask, one step a frame."""
-
-    def answer(frames: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-        backend.reset()
-        steps = [{name: value[0].copy() for name, value in backend.infer(pixels).items()} for pixels in frames]
-        return {name: np.stack([step[name] for step in steps]).astype(np.float32) for name in steps[0]}
-
-    return answer
+def _check_kept(keep: Sequence[str], layers: Sequence[str]) -> None:
+    for name in keep:
+        if name not in layers:
+            raise ConfigError(
+                f"no layer {name!r} to keep", expected=f"one of {', '.join(layers)}", fix="correct the name"
+            )
 
 
-def _check_accuracy(accuracy: dict[str, dict[str, float]], budget: float) -> None:
+def _finetune(
+    split: CnnLstm, observed: CnnLstm, recipe: Recipe, corpus: Corpus, epochs: int, clips: Sequence[Clip]
+) -> dict[str, dict[str, float]]:
+    """Fine-tune the observed network in place, and give the quantizable one the weights that it learnt."""
+    before = measure_network(observed, clips).quality
+    finetune(observed, recipe, corpus, epochs)
+    weights = observed.state_dict()
+    split.load_state_dict({name: weights[name] for name in split.state_dict()})
+    return {"before": before, "after": measure_network(observed, clips).quality}
+
+
+def _compared(
+    model: CnnLstm,
+    precisions: dict[str, Precision],
+    graphs: dict[str, onnx.ModelProto],
+    costs: dict[str, Cost],
+    clips: Sequence[Clip],
+) -> dict[str, Candidate]:
+    """Measure every candidate on the validation clips, and time those that this machine can run in earnest."""
+    spec = spec_of(model)
+    accuracy = {key: measure_graph(graph, spec, clips, model.config.heads).quality for key, graph in graphs.items()}
     if not accuracy["fp32"]:
         raise ExportError(
             "no score to measure the loss by",
             expected="accuracy, mean IoU or R² of one head or more",
-            fix="measure on more clips: --clips, or more held-out data",
+            fix="measure on more clips: --validation-clips, or more held-out data",
         )
-    for name, scores in accuracy.items():
-        lost, worst = max((accuracy["fp32"][score] - value, score) for score, value in scores.items())
-        if lost > budget:
-            raise ExportError(
-                f"graph {name!r} loses {lost:.2%} of {worst} to quantization",
-                expected=f"at most {budget:.2%}",
-                fix="train for longer, or allow more with --budget",
-            )
-
-
-def pack(
-    output: Path, spec: ModelSpec, files: dict[str, bytes], golden: Golden, accuracy: dict[str, dict[str, float]]
-) -> None:
-    """Write the bundle under a temporary name, have a fresh process verify it, and only then name it `output`."""
-    graphs = tuple(
-        Graph(
-            name,
-            f"graphs/{name}.onnx",
-            LOWERINGS[name].dialect,
-            LOWERINGS[name].precision,
-            LOWERINGS[name].tolerance,
-            accuracy[name],
-        )
-        for name in files
-    )
-    labels = [label for head in spec.heads for label in head.labels]
-    members = {f"graphs/{name}.onnx": file for name, file in files.items()} | {
-        bundle_format.GOLDEN: golden_format.dump(golden),
-        "labels.txt": "".join(f"{label}\n" for label in labels).encode(),
-        "card.md": _card(output.stem, spec, graphs).encode(),
-    }
-    made_with = {name: version(name) for name in ("torch", "onnx", "nvidia-modelopt", "onnxruntime")}
-    manifest = Manifest(
-        FORMAT_VERSION, output.stem, spec, graphs, {}, {"python": platform.python_version(), **made_with}
-    )
-    unproven = output.with_name(f".{output.name}.unproven")
-    try:
-        bundle_format.write(unproven, manifest, members)
-        verified = subprocess.run(
-            [sys.executable, "-m", "edge_cnnlstm.cli", "verify", str(unproven)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if verified.returncode:
-            raise ExportError(
-                f"the bundle failed in a fresh process:\n{verified.stdout}{verified.stderr}",
-                expected="`edge-cnnlstm verify` to accept it",
-                fix="report this: the same graphs passed in the exporting process",
-            )
-        unproven.replace(output)
-    finally:
-        unproven.unlink(missing_ok=True)
-
-
-def _card(name: str, spec: ModelSpec, graphs: tuple[Graph, ...]) -> str:
-    scores = list(graphs[0].accuracy)
-    rows = "".join(
-        f"| {graph.name} | {graph.precision} | {' | '.join(f'{graph.accuracy[score]:.1%}' for score in scores)} |\n"
-        for graph in graphs
-    )
-    heads = ", ".join(f"{head.name} ({head.task})" for head in spec.heads)
-    return (
-        f"# {name}\n\n"
-        f"Frames: {spec.width}×{spec.height} RGB, other sizes by `{spec.fit}`. Heads: {heads}.\n\n"
-        f"| graph | precision | {' | '.join(scores)} |\n|---|---|{'---|' * len(scores)}\n{rows}"
-    )
-
-
-def as_report(exported: Exported, output: Path) -> dict[str, Any]:
-    """Return the measurements as plain data, for the JSON beside the bundle."""
+    files = {key: graph.SerializeToString() for key, graph in graphs.items()}
+    here = {key: file for key, file in files.items() if precisions[key].dialect != "tensorrt"}
+    seconds = step_seconds(here, spec, clips[0].frames)
     return {
-        "bundle": {"file": output.name, "bytes": output.stat().st_size},
-        "graph_bytes": exported.bytes,
-        "accuracy": {name: found.scores for name, found in exported.evaluations.items()},
-        "clips": next(iter(exported.evaluations.values())).clips,
-        "parity": {
-            name: {
-                "max_abs_output": found.output,
-                "max_abs_state": found.state,
-                "tolerance": LOWERINGS[name].tolerance,
-            }
-            for name, found in exported.parity.items()
-        },
-        "tensorrt_aot": {
-            "plan_bytes": len(exported.plan.data),
-            "seconds": exported.plan.seconds,
-            "version": exported.plan.version,
-        },
+        key: Candidate(
+            name=key,
+            precision=precision.description,
+            accuracy=accuracy[key],
+            lost=worst_loss(accuracy["fp32"], accuracy[key])[0],
+            bytes=len(files[key]),
+            measured_us=1e6 * seconds[key] if key in seconds else None,
+            estimated_us=None if precision.dialect == "onnxruntime" else 1e6 * costs[key].seconds,
+        )
+        for key, precision in precisions.items()
     }
+
+
+def _shipped(plan: Plan, precisions: dict[str, Precision]) -> list[str]:
+    """Return the graphs that the bundle holds: for each engine the chosen one first, then what it can fall back on."""
+    wanted = [plan.chosen["onnxruntime"], plan.chosen["tensorrt"], "fp16_tensorrt", "fp32"]
+    return [key for key in dict.fromkeys(wanted) if key in precisions]
+
+
+def _proven(
+    networks: dict[str, CnnLstm],
+    graphs: dict[str, onnx.ModelProto],
+    precisions: dict[str, Precision],
+    frames: NDArray[np.uint8],
+) -> tuple[dict[str, Parity], dict[str, Curve]]:
+    """Prove each graph over one long rollout, and follow how far each network drifts from FP32 on it."""
+    resets = np.isin(np.arange(len(frames)), [int(share * len(frames)) for share in RESETS])
+    courses = {key: torch_course(network, frames[:, None], resets) for key, network in networks.items()}
+    proofs = {
+        key: prove_graph(key, graphs[key], network, frames, resets, precisions[key].tolerance, courses[key])
+        for key, network in networks.items()
+    }
+    drift = {
+        key: parity.curve_of(parity.relative_errors(course, courses["fp32"]))
+        for key, course in courses.items()
+        if key != "fp32"
+    }
+    return proofs, drift
+
+
+def _golden(networks: dict[str, CnnLstm], frames: NDArray[np.uint8]) -> Golden:
+    """Record what each network says over the first frames, and what it remembers at the end."""
+    resets = np.isin(np.arange(len(frames)), GOLDEN_RESETS)
+    expected = {}
+    for key, network in networks.items():
+        course = torch_course(network, frames[:, None], resets)
+        expected[key] = {
+            name: values[-1] if name in {"h_next", "c_next"} else values[:, 0] for name, values in course.items()
+        }
+    return Golden(frames, resets, expected)

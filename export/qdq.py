@@ -16,6 +16,10 @@ from torch.autograd import Function
 # ruff: noqa: ARG004 - `ctx` is torch's calling convention for autograd functions
 
 
+SMALLEST_SCALE = 2.0**-14
+"""FP16's smallest normal number: a channel of zeros has no scale, and TensorRT refuses one that rounds to 0."""
+
+
 class _QuantizeDequantize(Function):
     """x → (clamp(round(x / scale) + zero point) − zero point) · scale, per tensor."""
 
@@ -63,7 +67,7 @@ class ActivationQuantizer(nn.Module):
 
     def __init__(self, scale: float, zero_point: int, integer: torch.dtype, dtype: torch.dtype) -> None:
         super().__init__()
-        self.register_buffer("scale", torch.tensor(scale, dtype=dtype))
+        self.register_buffer("scale", torch.tensor(max(scale, SMALLEST_SCALE), dtype=dtype))
         self.register_buffer("zero_point", torch.tensor(zero_point, dtype=integer))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -80,7 +84,7 @@ class WeightDequantizer(nn.Module):
 
     def __init__(self, weight: Tensor, magnitude: Tensor, axis: int, dtype: torch.dtype) -> None:
         super().__init__()
-        scale = (magnitude.flatten().float() / 127).to(dtype)
+        scale = (magnitude.flatten().float() / 127).clamp(min=SMALLEST_SCALE).to(dtype)
         along = [-1 if i == axis else 1 for i in range(weight.ndim)]
         quantized = torch.clamp(torch.round(weight.float() / scale.float().reshape(along)), -127, 127)
         self.axis = axis
@@ -94,33 +98,29 @@ class WeightDequantizer(nn.Module):
 
 
 class QuantizedConv(nn.Module):
-    """A convolution with int8 weights over an activation that may be quantized here or already is."""
+    """A convolution with int8 weights over an activation that is quantized already."""
 
-    def __init__(self, conv: nn.Conv2d, quantizer: nn.Module, weight: WeightDequantizer, dtype: torch.dtype) -> None:
+    def __init__(self, conv: nn.Conv2d, weight: WeightDequantizer, dtype: torch.dtype) -> None:
         super().__init__()
-        self.quantizer = quantizer
         self.weight = weight
         self.bias = None if conv.bias is None else nn.Parameter(conv.bias.detach().to(dtype))
         self.stride, self.padding = conv.stride, conv.padding
         self.dilation, self.groups = conv.dilation, conv.groups
 
     def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.conv2d(
-            self.quantizer(x), self.weight(), self.bias, self.stride, self.padding, self.dilation, self.groups
-        )
+        return nn.functional.conv2d(x, self.weight(), self.bias, self.stride, self.padding, self.dilation, self.groups)
 
 
 class QuantizedLinear(nn.Module):
     """A linear map with int8 weights, stored [inputs, outputs] so that the graph holds no transpose."""
 
-    def __init__(self, linear: nn.Linear, quantizer: nn.Module, weight: WeightDequantizer, dtype: torch.dtype) -> None:
+    def __init__(self, linear: nn.Linear, weight: WeightDequantizer, dtype: torch.dtype) -> None:
         super().__init__()
-        self.quantizer = quantizer
         self.weight = weight
         self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach().to(dtype))
 
     def forward(self, x: Tensor) -> Tensor:
-        product = torch.matmul(self.quantizer(x), self.weight())
+        product = torch.matmul(x, self.weight())
         return product if self.bias is None else product + self.bias
 
 

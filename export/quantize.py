@@ -1,7 +1,6 @@
-"""From a trained network to a calibrated one: fold, split, calibrate on rollouts that carry their state.
+"""Calibration: what range each activation and each weight channel takes, seen on rollouts that carry their state.
 
-nvidia-modelopt observes; what it learnt (one range per activation, one magnitude per weight channel) is then
-lowered to each engine's dialect by `lower_ort` and `lower_trt`.
+nvidia-modelopt observes; what it learnt is then lowered to each engine's dialect by `lower_ort` and `lower_trt`.
 """
 
 from __future__ import annotations
@@ -10,32 +9,37 @@ import contextlib
 import copy
 import io
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Literal, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from edge_cnnlstm.errors import DataError
-from edge_cnnlstm.training.model import CnnLstm, LstmCell, lstm_update
+from edge_cnnlstm.training.model import CnnLstm
+from export.points import QuantizationPoint, points
 from export.qdq import Range
 
 with warnings.catch_warnings():
     # modelopt warns at import that it found no transformers package; this network has no use for one.
     warnings.simplefilter("ignore")
     import modelopt.torch.quantization as modelopt
+    from modelopt.torch.quantization.model_calib import enable_stats_collection
     from modelopt.torch.quantization.nn import QuantInputBase, TensorQuantizer
 
+Method = Literal["max", "entropy", "percentile", "mse"]
+METHODS: tuple[Method, ...] = ("max", "entropy", "percentile", "mse")
+PERCENTILE = 99.99
+LONG = 10
+"""The longest rollout is at least so many times as long as a training clip: memories settle late."""
 MINIMUM_FRAMES = 64
-FRAME_MAGNITUDE = 127 / 64
-"""Calibrated magnitude of the normalised frame. With it the scale is 1/64, and quantizing the frame loses nothing."""
-
-
-class QuantizationPoint(nn.Identity):
-    """A place where an activation is quantized once for several readers."""
+TOGETHER = 16
+"""Frames whose convolutions run as one batch; more would not be faster, and takes more memory."""
+FRAME_RANGE = Range(low=-2.0, magnitude=127 / 64)
+"""Of the normalised frame, by definition. With it the scale is 1/64, and quantizing the frame loses nothing."""
 
 
 class _CalibratedPoint(QuantInputBase):  # type: ignore[misc]  # modelopt ships no types
@@ -44,150 +48,145 @@ class _CalibratedPoint(QuantInputBase):  # type: ignore[misc]  # modelopt ships 
 
 modelopt.register(original_cls=QuantizationPoint, quantized_cls=_CalibratedPoint)
 
-
-class SplitCell(nn.Module):
-    """An LSTM cell whose gates read x and h through two linear maps, so that each has a scale of its own.
-
-    x is what a rectifier left, without bound; h lies in (−1, 1). One shared scale would leave h a handful of
-    the 256 levels. Equal to `LstmCell` but for the order of one addition.
-    """
-
-    def __init__(self, cell: LstmCell) -> None:
-        super().__init__()
-        weight, bias = cell.gates.weight.detach(), cell.gates.bias.detach()
-        hidden = len(bias) // 4
-        inputs = weight.shape[1] - hidden
-        self.gates_x = nn.Linear(inputs, 4 * hidden)
-        self.gates_h = nn.Linear(hidden, 4 * hidden, bias=False)
-        self.gates_x.weight, self.gates_x.bias = nn.Parameter(weight[:, :inputs].clone()), nn.Parameter(bias.clone())
-        self.gates_h.weight = nn.Parameter(weight[:, inputs:].clone())
-
-    def forward(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        return lstm_update(self.gates_x(x) + self.gates_h(h), c)
+Rollout = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What calibration learnt: per module name, the range of its input and the magnitudes of its weights."""
+    """What calibration learnt: the range of each activation by its point, and weight magnitudes by layer."""
 
-    inputs: dict[str, Range] = field(default_factory=dict)
+    activations: dict[str, Range] = field(default_factory=dict)
     weights: dict[str, Tensor] = field(default_factory=dict)
 
 
-def fold_batch_norm(model: CnnLstm) -> CnnLstm:
-    """Return a copy in evaluation mode whose batch norms are part of the convolutions before them."""
-    folded = copy.deepcopy(model).eval()
-    for parent in folded.modules():
-        if isinstance(parent, nn.Sequential):
-            _fold_in(parent)
-    return folded
+def rollouts_of(clips: Sequence[Rollout]) -> list[Rollout]:
+    """Arrange clips into rollouts: a quarter alone, a quarter in fours, and the other half as one long one.
 
-
-def _fold_in(parent: nn.Sequential) -> None:
-    kept: list[nn.Module] = []
-    for child in parent:
-        if isinstance(child, nn.BatchNorm2d) and kept and isinstance(kept[-1], nn.Conv2d):
-            kept[-1] = nn.utils.fusion.fuse_conv_bn_eval(kept[-1], child)
-        else:
-            kept.append(child)
-    while len(parent):
-        del parent[-1]
-    parent.extend(kept)
-
-
-def quantizable(folded: CnnLstm) -> CnnLstm:
-    """Return a copy with split gates and a quantization point wherever several readers share an activation."""
-    model = copy.deepcopy(folded)
-    model.cells = nn.ModuleList(SplitCell(cast("LstmCell", cell)) for cell in model.cells)
-    model.backbone.stages.append(QuantizationPoint())
-    if isinstance(model.backbone.where, nn.Sequential):
-        model.backbone.where.append(QuantizationPoint())
-    return model
-
-
-def calibrate(model: CnnLstm, rollouts: Iterable[NDArray[np.uint8]]) -> Calibration:
-    """Observe every activation of a `quantizable` network over rollouts.
-
-    `rollouts` are frame sequences, uint8 [time, height, width, 3]. The memory is carried from each to the next
-    and emptied before every fourth, so the ranges cover fresh, settled and stale states alike. Raises DataError
-    for fewer than 64 frames and for activations that are not finite.
+    So the ranges cover fresh, settled and stale memories alike. Raises DataError when that long one would be shorter
+    than ten times the longest clip.
     """
-    observed = copy.deepcopy(model)
-    sequences = list(rollouts)
-    frames = sum(len(sequence) for sequence in sequences)
+    quarter = len(clips) // 4
+    alone, fours, long = clips[:quarter], clips[quarter : 2 * quarter], clips[2 * quarter :]
+    frames, wanted = sum(map(len, long)), LONG * max(map(len, clips), default=0)
+    if not clips or frames < wanted:
+        raise DataError(
+            f"{len(clips)} calibration clips, whose longest rollout has {frames} frames",
+            expected=f"at least {wanted or MINIMUM_FRAMES} frames in one rollout: {LONG} × the longest clip",
+            fix="calibrate on more clips: with equally long ones, 20 or more",
+        )
+    return [*alone, *(np.concatenate(fours[at : at + 4]) for at in range(0, len(fours), 4)), np.concatenate(long)]
+
+
+def observe(model: CnnLstm, rollouts: Sequence[Rollout], method: Method = "max") -> CnnLstm:
+    """Return a copy of a quantizable network that computes with fake quantization, calibrated over rollouts.
+
+    `rollouts` are frame sequences, uint8 [time, height, width, 3]; each starts from an empty memory and carries it to
+    its end. `method` says how a range follows from what was seen: the largest value, or the range that loses the least
+    by entropy (Kullback-Leibler), by mean square, or that holds 99.99 % of the values. Weights take their largest.
+    Raises DataError for fewer than 64 frames, and for an activation that is not finite or always zero, by name.
+    """
+    frames = sum(map(len, rollouts))
     if frames < MINIMUM_FRAMES:
         raise DataError(
             f"{frames} calibration frames",
             expected=f"at least {MINIMUM_FRAMES}, in rollouts as the robot will see them",
             fix="calibrate on more clips",
         )
-
-    lows: dict[str, float] = {}
-
-    def roll(network: CnnLstm) -> None:
-        watched = [_watch(module, name, lows) for name, module in network.named_modules() if _reads(module)]
-        state = network.initial_state()
-        for index, sequence in enumerate(sequences):
-            if index % 4 == 0:
-                state = network.initial_state()
-            _, state = network.sequence(torch.from_numpy(sequence)[None], state)
-        for handle in watched:
-            handle.remove()
-
-    quiet = contextlib.redirect_stdout(io.StringIO())  # modelopt prints how many quantizers it inserted
-    with torch.inference_mode(), quiet, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # modelopt probes for optional packages that this network does not need
-        modelopt.quantize(observed, _QUANTIZERS, roll)
-    return _learnt(observed, lows)
+    observed = copy.deepcopy(model)
+    with torch.inference_mode(), _quiet():
+        modelopt.quantize(observed, {"quant_cfg": _quantizers(method), "algorithm": None})
+        enable_stats_collection(observed)
+        with _watching(observed):
+            for rollout in rollouts:
+                _roll(observed, rollout)
+        _finish(observed, method)
+        for _, point in points(observed):
+            if point.is_frame:
+                point.get_submodule("input_quantizer").amax = torch.tensor(FRAME_RANGE.magnitude)
+    return observed
 
 
-_QUANTIZERS = {
-    "quant_cfg": [
-        {"quantizer_name": "*", "enable": False},
-        {"quantizer_name": "*weight_quantizer", "cfg": {"num_bits": 8, "axis": 0}},
-        {"quantizer_name": "*input_quantizer", "cfg": {"num_bits": 8, "axis": None}},
-        # The heads are a few thousand weights that decide everything: they stay in floating point.
-        {"quantizer_name": "heads.*", "enable": False},
-        # It reads the shared, already quantized map.
-        {"quantizer_name": "backbone.where.0.input_quantizer", "enable": False},
-    ],
-    "algorithm": "max",
-}
-
-
-def _reads(module: nn.Module) -> bool:
-    quantizer = getattr(module, "input_quantizer", None)
-    return isinstance(quantizer, TensorQuantizer) and quantizer.is_enabled
-
-
-def _watch(module: nn.Module, name: str, lows: dict[str, float]) -> torch.utils.hooks.RemovableHandle:
-    def note(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        if not torch.isfinite(inputs[0]).all():
-            raise DataError(
-                f"the input of {name!r} is NaN or infinite on a calibration frame",
-                expected="finite activations",
-                fix="check the weights before that layer, and the calibration frames",
-            )
-        lows[name] = min(lows.get(name, float("inf")), float(inputs[0].min()))
-
-    return module.register_forward_pre_hook(note)
-
-
-def _learnt(observed: CnnLstm, lows: dict[str, float]) -> Calibration:
+def calibration_of(observed: CnnLstm) -> Calibration:
+    """Return what an observed network learnt."""
     learnt = Calibration()
+    for name, point in points(observed):
+        seen = Range(point.low, float(cast("Tensor", point.get_submodule("input_quantizer").amax)))
+        learnt.activations[name] = FRAME_RANGE if point.is_frame else seen
     for name, module in observed.named_modules():
-        if _reads(module):
-            learnt.inputs[name] = Range(lows[name], float(module.input_quantizer.amax))
         weights = getattr(module, "weight_quantizer", None)
         if isinstance(weights, TensorQuantizer) and weights.is_enabled:
             learnt.weights[name] = weights.amax.detach().flatten().clone()
-    for name, seen in learnt.inputs.items():
-        if seen.magnitude <= 0:
+    return learnt
+
+
+def calibrate(model: CnnLstm, rollouts: Sequence[Rollout], method: Method = "max") -> Calibration:
+    """Observe a quantizable network over rollouts and return what was learnt; errors as `observe` raises them."""
+    return calibration_of(observe(model, rollouts, method))
+
+
+def _quantizers(method: Method) -> list[dict[str, object]]:
+    activation = {"num_bits": 8, "axis": None, "calibrator": "max" if method == "max" else "histogram"}
+    return [
+        {"quantizer_name": "*", "enable": False},
+        {"quantizer_name": "*weight_quantizer", "cfg": {"num_bits": 8, "axis": 0}},
+        {"quantizer_name": "*point*input_quantizer", "cfg": activation},
+        # The heads are a few thousand weights that decide everything: they stay in floating point.
+        {"quantizer_name": "heads.*", "enable": False},
+    ]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    # modelopt prints how many quantizers it inserted, and probes for packages that this network does not need.
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextlib.contextmanager
+def _watching(network: CnnLstm) -> Iterator[None]:
+    """Note the lowest value at each point, and stop at the first that is not finite."""
+    handles = []
+    for name, point in points(network):
+        handles.append(point.register_forward_pre_hook(_noting(name)))
+    yield
+    for handle in handles:
+        handle.remove()
+
+
+def _noting(name: str) -> Callable[[QuantizationPoint, tuple[Tensor, ...]], None]:
+    def note(point: QuantizationPoint, inputs: tuple[Tensor, ...]) -> None:
+        if not torch.isfinite(inputs[0]).all():
             raise DataError(
-                f"the input of {name!r} is zero on every calibration frame",
-                expected="activations that differ from zero",
+                f"the activation at {name!r} is NaN or infinite on a calibration frame",
+                expected="finite activations",
+                fix="check the weights before it, and the calibration frames",
+            )
+        point.low = min(point.low, float(inputs[0].min()))
+
+    return note
+
+
+def _roll(network: CnnLstm, rollout: Rollout) -> None:
+    state = network.initial_state()
+    for begin in range(0, len(rollout), TOGETHER):
+        _, state = network.sequence(torch.from_numpy(rollout[begin : begin + TOGETHER])[None], state)
+
+
+def _finish(observed: CnnLstm, method: Method) -> None:
+    for name, module in observed.named_modules():
+        if not isinstance(module, TensorQuantizer) or not module.is_enabled:
+            continue
+        if method != "max" and name.endswith("input_quantizer"):
+            options = {"percentile": PERCENTILE} if method == "percentile" else {}
+            module.load_calib_amax(method, **options)
+        else:
+            module.load_calib_amax()
+        module.enable_quant()
+        module.disable_calib()
+        if not float(module.amax.max()) > 0:
+            raise DataError(
+                f"{name.removesuffix('.input_quantizer').removesuffix('.weight_quantizer')!r} is zero throughout",
+                expected="activations and weights that differ from zero",
                 fix="the layer before it is dead: check the weights and the calibration frames",
             )
-    first = next(iter(learnt.inputs))
-    learnt.inputs[first] = Range(low=-2.0, magnitude=FRAME_MAGNITUDE)
-    return learnt

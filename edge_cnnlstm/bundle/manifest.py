@@ -17,7 +17,7 @@ from edge_cnnlstm.spec import ModelSpec
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _AGAIN = "export the bundle again"
 _MEMBER_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*", re.ASCII)
 Dialect = Literal["portable", "onnxruntime", "tensorrt"]
@@ -40,8 +40,8 @@ class Member:
 class Graph:
     """One lowering of the network.
 
-    `tolerance` is the largest absolute difference from the golden rollout, over outputs and state, that an
-    engine running this graph may show. `accuracy` maps the name of a measurement to its value.
+    `tolerance` is how far an engine running this graph may stray from the golden rollout, outputs and state: the
+    difference over the tensor's largest magnitude there. `accuracy` maps the name of a measurement to its value.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
@@ -61,6 +61,41 @@ class Graph:
 
 
 @dataclass(frozen=True, slots=True)
+class Candidate:
+    """One precision that the export compared: its accuracy on validation clips, the most that it loses there, its size
+    in bytes, and a step in microseconds, as measured where an engine could run and as estimated for a board.
+    """
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    name: str
+    precision: str
+    accuracy: dict[str, float]
+    lost: float
+    bytes: int
+    measured_us: float | None
+    estimated_us: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Why the graphs have the precision that they have.
+
+    `budget` is the accuracy that could be spent, as a share; `chosen` is the graph by dialect, `reasons` why that one.
+    `measured_on` and `estimated_for` say where.
+    """
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    budget: float
+    candidates: tuple[Candidate, ...]
+    chosen: dict[str, str]
+    reasons: dict[str, str]
+    measured_on: str
+    estimated_for: str
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """`manifest.json`."""
 
@@ -72,6 +107,7 @@ class Manifest:
     graphs: tuple[Graph, ...]
     members: dict[str, Member]
     made_with: dict[str, str]
+    plan: Plan | None = None
 
     def graph(self, name: str) -> Graph:
         """Return the graph called `name`; raises BundleError when there is none."""

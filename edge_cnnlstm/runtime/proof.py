@@ -13,7 +13,7 @@ from edge_cnnlstm.runtime.backends.base import Backend
 
 @dataclass(frozen=True, slots=True)
 class Deviation:
-    """The largest absolute differences over a rollout, and the tensor that differs most."""
+    """The largest differences over a rollout, each relative to its tensor's largest magnitude, and the worst tensor."""
 
     output: float
     state: float
@@ -71,4 +71,5 @@ def prove(backend: Backend, golden: Golden, expected: Arrays, tolerance: float) 
 
 def _apart(found: np.ndarray, expected: np.ndarray) -> float:
     difference = np.abs(found.reshape(expected.shape) - expected)
-    return float("inf") if np.isnan(difference).any() else float(difference.max())
+    scale = float(np.abs(expected).max()) or 1.0
+    return float("inf") if np.isnan(difference).any() else float(difference.max()) / scale

@@ -22,37 +22,37 @@ ACTIVATIONS: dict[Activation, type[nn.Module]] = {
 
 
 class Backbone(nn.Module):
-    """Convolutional stages, and a readout that turns the last feature map into a row of numbers.
+    """Convolutional stages, and a readout that turns the last feature map into a row of numbers, or into many.
 
     float32 [batch, 3, height, width] → [batch, features]. The readout is either the flattened map, or
     *what and where*: the map's maximum over space (what is there, wherever it is) beside a narrow flattened
-    map (where it is). The second learns position-free classes from far fewer samples.
+    map (where it is). The second learns position-free classes from far fewer samples. With `by_rows` it is the map
+    row by row: [batch, rows, features], each row its channels × columns.
     """
 
-    def __init__(self, config: BackboneConfig, height: int, width: int) -> None:
+    def __init__(self, config: BackboneConfig, height: int, width: int, *, by_rows: bool = False) -> None:
         super().__init__()
+        self.by_rows = by_rows
         self.stages = _stages(config)
         shape = _map_shape(self.stages, config, height, width)
         self.where: nn.Module | None = None
-        if config.where_channels:
+        if by_rows:
+            self.features = shape[0] * shape[2]
+        elif config.where_channels:
             self.where = nn.Sequential(nn.Conv2d(shape[0], config.where_channels, 1), ACTIVATIONS[config.activation]())
             self.features = shape[0] + config.where_channels * shape[1] * shape[2]
         else:
             self.features = shape.numel()
-        self.row_features = shape[0] * shape[2]
 
     def forward(self, image: Tensor) -> Tensor:
         feature_map: Tensor = self.stages(image)
+        if self.by_rows:
+            return feature_map.permute(0, 2, 1, 3).flatten(2)
         if self.where is None:
             return feature_map.flatten(1)
         what = nn.functional.adaptive_max_pool2d(feature_map, 1)
         where = self.where(feature_map)
         return torch.cat([what.flatten(1), where.flatten(1)], dim=1)
-
-    def rows(self, image: Tensor) -> Tensor:
-        """Return the last feature map row by row: [batch, rows, channels × columns]."""
-        feature_map: Tensor = self.stages(image)
-        return feature_map.permute(0, 2, 1, 3).flatten(2)
 
 
 class InvertedResidual(nn.Module):

@@ -1,7 +1,7 @@
 """A checkpoint: a folder that holds a network and how it came to be, without pickle.
 
 weights.safetensors   the network's weights
-config.json           the network: backbone, memory, heads
+config.json           the network: backbone, memory, heads; and the version of this format
 training.toml         the whole recipe: training it again gives the same weights
 training.json         data digest, versions, commit, course and scores of the training
 resume.safetensors    while training is unfinished: the last weights, the optimizer's moments, the carried memory
@@ -31,19 +31,22 @@ RECIPE = "training.toml"
 REPORT = "training.json"
 RESUME = "resume.safetensors"
 
+FORMAT_VERSION = 1
+"""The format that is written here. A config.json that names none is of format 1."""
+
 
 def save_checkpoint(model: CnnLstm, folder: Path) -> None:
     """Write the network's weights and configuration into `folder`, which is made if missing."""
     folder.mkdir(parents=True, exist_ok=True)
     save_tensors(model.state_dict(), folder / WEIGHTS)
-    _replace(folder / CONFIG, model.config.model_dump_json(indent=2) + "\n")
+    save_json({"format_version": FORMAT_VERSION, **model.config.model_dump(mode="json")}, folder / CONFIG)
 
 
 def load_checkpoint(folder: Path) -> CnnLstm:
     """Return the network in evaluation mode.
 
-    Raises CheckpointError when a file is missing or damaged, when weights and configuration disagree, or
-    when a weight is NaN or infinite.
+    Raises CheckpointError when a file is missing or damaged, when the format is newer than this package, when
+    weights and configuration disagree, or when a weight is NaN or infinite.
     """
     config = _read_config(folder / CONFIG)
     model = CnnLstm(config)
@@ -72,8 +75,8 @@ def save_json(document: Mapping[str, Any], path: Path) -> None:
 def load_json(path: Path) -> dict[str, Any]:
     """Read a document of a checkpoint; raises CheckpointError when it is missing or damaged."""
     try:
-        document = json.loads(_require(path).read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        document = json.loads(_require(path).read_bytes())
+    except (ValueError, RecursionError) as error:  # not JSON, no text, a number or nesting beyond all bounds
         raise _damaged(path, error) from error
     if not isinstance(document, dict):
         raise _damaged(path, TypeError("not a JSON object"))
@@ -112,8 +115,10 @@ def _replace(path: Path, text: str) -> None:
 
 
 def _read_config(path: Path) -> ModelConfig:
+    document = load_json(path)
+    _check_format(document.pop("format_version", 1), path)
     try:
-        return ModelConfig.model_validate_json(_require(path).read_bytes())
+        return ModelConfig.model_validate(document)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the document"
@@ -122,6 +127,21 @@ def _read_config(path: Path) -> ModelConfig:
             expected="a model configuration as `edge-cnnlstm train` writes it",
             fix="train again, or restore the file",
         ) from error
+
+
+def _check_format(version: object, path: Path) -> None:
+    if type(version) is not int or version < 1:
+        raise CheckpointError(
+            f"{path}: format_version is {version!r}",
+            expected=f"a whole number from 1 to {FORMAT_VERSION}",
+            fix="the file is damaged: copy it again, or train again",
+        )
+    if version > FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path.parent}: checkpoint format {version}",
+            expected=f"format {FORMAT_VERSION} or older",
+            fix="update edge-cnnlstm",
+        )
 
 
 def _damaged(path: Path, error: Exception) -> CheckpointError:

@@ -136,9 +136,8 @@ class CnnLstm(nn.Module):
         super().__init__()
         self.config = config
         self.normalise: nn.Module = NormaliseFrame()
-        self.backbone = Backbone(config.backbone, config.height, config.width)
-        features = self.backbone.features if config.scan == "frames" else self.backbone.row_features
-        hidden = config.hidden
+        self.backbone = Backbone(config.backbone, config.height, config.width, by_rows=config.scan == "rows")
+        features, hidden = self.backbone.features, config.hidden
         self.cells = nn.ModuleList(LstmCell(features if i == 0 else hidden, hidden) for i in range(config.layers))
         self.dense = nn.Sequential(nn.Linear(features, hidden), nn.ReLU()) if config.layers == 0 else nn.Identity()
         self.dropout = nn.Dropout(config.dropout)
@@ -166,8 +165,7 @@ class CnnLstm(nn.Module):
 
     def see(self, frames: Tensor) -> Tensor:
         """Return what the convolutions see: uint8 [n, height, width, 3] → [n, features], or [n, rows, features]."""
-        image = self.normalise(frames)
-        seen: Tensor = self.backbone(image) if self.config.scan == "frames" else self.backbone.rows(image)
+        seen: Tensor = self.backbone(self.normalise(frames))
         return seen
 
     def features(self, frames: Tensor) -> Tensor:
@@ -193,7 +191,7 @@ class CnnLstm(nn.Module):
         """Advance the memory by one frame's features; return what its last layer shows, [batch, hidden], and it."""
         if self.config.scan == "frames":
             return self._remember(features, state)
-        within = self.initial_state(len(features))
+        within = self.initial_state(features.shape[0])
         for row in features.unbind(1):
             x, within = self._remember(row, within)
         return x, state

@@ -2,15 +2,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from edge_cnnlstm.errors import CheckpointError
 from edge_cnnlstm.training.checkpoint import CONFIG, WEIGHTS, load_checkpoint, save_checkpoint
-from edge_cnnlstm.training.config import preset_config
+from edge_cnnlstm.training.config import ModelConfig, preset_config
 from edge_cnnlstm.training.data.occluded_digits import HEADS
 from edge_cnnlstm.training.model import CnnLstm
+
+DIGITS = HEADS[0].labels
 
 
 @pytest.fixture
@@ -18,6 +21,11 @@ def folder(tmp_path: Path) -> Path:
     torch.manual_seed(0)
     save_checkpoint(CnnLstm(preset_config("nano", HEADS)), tmp_path / "checkpoint")
     return tmp_path / "checkpoint"
+
+
+def edit(folder: Path, **keys: Any) -> None:
+    config = json.loads((folder / CONFIG).read_text())
+    (folder / CONFIG).write_text(json.dumps(config | keys))
 
 
 def test_a_checkpoint_survives_the_disk(folder: Path) -> None:
@@ -45,11 +53,59 @@ def test_truncated_weights_are_refused(folder: Path, kept: int) -> None:
         load_checkpoint(folder)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"height": 64}', '{"height": -1}'])
-def test_a_broken_config_is_refused(folder: Path, text: str) -> None:
-    (folder / CONFIG).write_text(text)
+BROKEN = {
+    "empty": b"",
+    "cut short": b"{",
+    "a list": b"[]",
+    "no text": b"\xff",
+    "too deep": b"[" * 100_000,
+    "too large a number": b"9" * 5000,
+    "not all of a network": b'{"height": 64}',
+    "an impossible size": b'{"height": -1}',
+    "a format alone": b'{"format_version": 1}',
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_config_is_refused(folder: Path, case: str) -> None:
+    (folder / CONFIG).write_bytes(BROKEN[case])
 
     with pytest.raises(CheckpointError, match=r"config\.json"):
+        load_checkpoint(folder)
+
+
+def test_a_checkpoint_names_its_format_beside_the_network(folder: Path) -> None:
+    config = json.loads((folder / CONFIG).read_text())
+
+    assert config.pop("format_version") == 1
+    assert ModelConfig.model_validate(config) == preset_config("nano", HEADS)
+
+
+def test_a_checkpoint_without_a_format_is_of_the_first(folder: Path) -> None:
+    config = json.loads((folder / CONFIG).read_text())
+    del config["format_version"]
+    (folder / CONFIG).write_text(json.dumps(config))
+
+    assert load_checkpoint(folder).config == preset_config("nano", HEADS)
+
+
+def test_a_newer_format_is_refused_before_anything_else_is_judged(folder: Path) -> None:
+    (folder / CONFIG).write_text('{"format_version": 2, "layers": "as many as it takes"}')
+    (folder / WEIGHTS).unlink()
+
+    with pytest.raises(CheckpointError) as refused:
+        load_checkpoint(folder)
+
+    assert refused.value.found == f"{folder}: checkpoint format 2"
+    assert refused.value.expected == "format 1 or older"
+    assert refused.value.fix == "update edge-cnnlstm"
+
+
+@pytest.mark.parametrize("version", ["1", "2", "", -1, 0, True, False, None, 1.0, 2.5, [1], {}])
+def test_a_format_that_is_no_number_is_damage(folder: Path, version: object) -> None:
+    edit(folder, format_version=version)
+
+    with pytest.raises(CheckpointError, match=r"(?s)config\.json: format_version is .*damaged"):
         load_checkpoint(folder)
 
 
@@ -64,18 +120,21 @@ def test_weights_that_are_not_finite_are_refused_by_name(tmp_path: Path, value: 
         load_checkpoint(tmp_path)
 
 
-def test_a_label_too_many_is_refused_by_the_head_it_belongs_to(folder: Path) -> None:
-    config = json.loads((folder / CONFIG).read_text())
-    config["heads"][0]["labels"].append("ten")
-    (folder / CONFIG).write_text(json.dumps(config))
+@pytest.mark.parametrize(("labels", "expected"), [(DIGITS[:-1], 9), ((*DIGITS, "ten"), 11), (DIGITS[:2], 1)])
+def test_labels_that_do_not_match_the_weights_are_refused_by_the_head(
+    folder: Path, labels: tuple[str, ...], expected: int
+) -> None:
+    edit(folder, heads=[HEADS[0].model_dump() | {"labels": labels}, *(head.model_dump() for head in HEADS[1:])])
 
-    with pytest.raises(CheckpointError, match=r"(?s)heads\.0.*\(10.*labels"):
+    with pytest.raises(CheckpointError) as refused:
         load_checkpoint(folder)
+
+    assert refused.value.found == f"{folder}: tensor 'heads.0.bias' has shape (10,)"
+    assert refused.value.expected.startswith(f"shape ({expected},), as {CONFIG} says (labels")
 
 
 def test_layers_that_the_weights_do_not_have_are_refused(folder: Path) -> None:
-    config = json.loads((folder / CONFIG).read_text())
-    (folder / CONFIG).write_text(json.dumps(config | {"layers": 2}))
+    edit(folder, layers=2)
 
     with pytest.raises(CheckpointError, match=r"cells\.1\.gates"):
         load_checkpoint(folder)
