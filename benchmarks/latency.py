@@ -22,8 +22,8 @@ from edge_cnnlstm.bundle.format import Bundle
 from edge_cnnlstm.bundle.manifest import Graph
 from edge_cnnlstm.errors import BackendError
 from edge_cnnlstm.runtime.backends.base import Backend
-from edge_cnnlstm.runtime.backends.ort import OnnxRuntimeBackend
 from edge_cnnlstm.runtime.frame import Pixels
+from edge_cnnlstm.runtime.opening import onnxruntime_backend
 from edge_cnnlstm.runtime.prediction import Prediction
 from edge_cnnlstm.runtime.proof import prove
 from edge_cnnlstm.runtime.stream import Stream
@@ -205,7 +205,7 @@ def _reference(graphs: Sequence[Graph]) -> Graph:
 
 
 def _engine(bundle: Bundle, graph: Graph, plan: Plan) -> Backend:
-    return OnnxRuntimeBackend(bundle.graph(graph.name), bundle.manifest.model, threads=plan.threads)
+    return onnxruntime_backend(bundle, graph, threads=plan.threads)
 
 
 def _case(bundle: Bundle, graph: Graph, mode: Mode, plan: Plan) -> Case:

@@ -47,7 +47,7 @@ def document(found: Exported, bundle: Path, file: str, *, started: float) -> dic
             "frames": sum(found.rollouts),
             "longest": max(found.rollouts),
         },
-        "qat": {"epochs": settings.finetune_epochs, **found.finetuned} if found.finetuned else None,
+        "qat": asdict(found.finetuned) if found.finetuned else None,
         "candidates": [_candidate(found, name) for name in found.precisions],
         "choice": {
             target: {"name": name, "reason": found.plan.reasons[target]} for target, name in found.plan.chosen.items()

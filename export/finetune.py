@@ -37,6 +37,7 @@ def finetune(
         }
     )
     observed.requires_grad_(requires_grad=True)
+    observed.train()
     with torch.enable_grad():
         fitted = fit(recipe.model_copy(update={"fit": changed}), corpus=corpus, model=observed, progress=progress)
     return observed, fitted

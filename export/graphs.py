@@ -141,8 +141,8 @@ def _untranslatable(error: Exception, model: CnnLstm | None) -> ExportError:
     named = re.search(r"operator '([\w:]+)'", words)
     layer = layer_of(named[1], model) if named and model else None
     return ExportError(
-        f"{named[1] if named else words!r}{f' in layer {layer!r}' if layer else ''} has no form in ONNX {OPSET}",
-        expected="layers made of operators that ONNX and TensorRT have",
+        f"operator {named[1] if named else words}{f' in layer {layer!r}' if layer else ''} has no ONNX form",
+        expected=f"layers made of operators that ONNX opset {OPSET} and TensorRT have",
         fix="write that layer with convolutions, matrix products and elementwise operators, or leave it out",
     )
 

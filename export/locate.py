@@ -12,8 +12,8 @@ from edge_cnnlstm.training.model import CnnLstm, State
 from edge_cnnlstm.training.spec_of import spec_of
 from export.rollout import Course, OnnxSteps
 
-CLOSE = 0.02
-"""Relative error of a layer that counts as rounding: two of 127 steps, and no more than FP16 leaves of a small sum."""
+CLOSE = 0.05
+"""Relative error of a layer that counts as rounding: a few of 127 steps, which sums add up to."""
 
 
 def first_disagreement(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from edge_cnnlstm.training.model import CnnLstm
 from export.points import RECTIFIERS, points
-from export.qdq import ActivationQuantizer, QuantizedConv, QuantizedLinear, Range, WeightDequantizer, dequantize_frame
+from export.qdq import ActivationQuantizer, QuantizedConv, Range, WeightDequantizer, dequantize_frame
 from export.quantize import Calibration
 
 
@@ -45,8 +45,7 @@ def lower_ort(model: CnnLstm, calibration: Calibration, layers: Container[str]) 
             lowered.set_submodule(name, QuantizedConv(module, weight, torch.float32))
         elif name in layers and isinstance(module, nn.Linear):
             weight = WeightDequantizer(module.weight.detach().T, calibration.weights[name], 1, torch.float32)
-            linear = QuantizedLinear(module, weight, torch.float32)
-            lowered.set_submodule(name, IntegerLinear(linear, copy.deepcopy(quantizers[name])))
+            lowered.set_submodule(name, IntegerLinear(module, copy.deepcopy(quantizers[name]), weight))
     return lowered
 
 
@@ -80,12 +79,13 @@ class IntegerLinear(nn.Module):
     behind a reshape or a concatenation that these are integers.
     """
 
-    def __init__(self, linear: QuantizedLinear, quantizer: nn.Module) -> None:
+    def __init__(self, linear: nn.Linear, quantizer: nn.Module, weight: WeightDequantizer) -> None:
         super().__init__()
         self.quantizer = quantizer
-        self.linear = linear
+        self.weight = weight
+        self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach())
 
     def forward(self, x: Tensor) -> Tensor:
         # In two dimensions ONNX Runtime would fuse product and sum to a Gemm, in FP32, before it looks for integers.
-        product: Tensor = torch.matmul(self.quantizer(x)[:, None], self.linear.weight())[:, 0]
-        return product if self.linear.bias is None else product + self.linear.bias
+        product: Tensor = torch.matmul(self.quantizer(x)[:, None], self.weight())[:, 0]
+        return product if self.bias is None else product + self.bias

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,19 +59,28 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
+class Finetuned:
+    """Accuracy of the int8 network on the validation clips, before and after; `kept` if it became better."""
+
+    epochs: int
+    before: dict[str, float]
+    after: dict[str, float]
+    kept: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Exported:
     """Everything that an export found; by name of the precision, where there is one for each.
 
     `graphs` and `costs` are of all that were compared; `tested`, `parity` and `builds` of those that the bundle holds.
-    `rollouts` are the frames of each calibration rollout. `finetuned` is the accuracy of the int8 network on the
-    validation clips before and after, empty if it was not fine-tuned.
+    `rollouts` are the frames of each calibration rollout.
     """
 
     settings: Settings
     network: CnnLstm
     layers: dict[str, LayerCost]
     rollouts: list[int]
-    finetuned: dict[str, dict[str, float]]
+    finetuned: Finetuned | None
     sensitivity: list[Sensitivity]
     precisions: dict[str, Precision]
     graphs: dict[str, onnx.ModelProto]
@@ -128,10 +138,10 @@ def export(
     rollouts = rollouts_of([clip.frames for clip in first_clips(corpus, "train", CALIBRATION_CLIPS)])
     observed = observe(split, rollouts, settings.calibration)
     checked = first_clips(corpus, "validation", settings.validation_clips)
-    finetuned: dict[str, dict[str, float]] = {}
+    learnt, finetuned = split, None
     if settings.finetune_epochs:
         progress(f"Fine-tuning with quantization for {settings.finetune_epochs} epochs")
-        finetuned = _finetune(split, observed, recipe, corpus, settings.finetune_epochs, checked)
+        learnt, finetuned = _finetuned(split, observed, recipe, corpus, settings.finetune_epochs, checked)
     calibration = calibration_of(observed)
     sensitivity: list[Sensitivity] = []
     if settings.sensitivity_clips:
@@ -139,7 +149,11 @@ def export(
         sensitivity = scan(observed, layers, checked[: settings.sensitivity_clips], advance)
 
     progress(f"Comparing {len(precisions)} precisions on {len(checked)} validation clips")
-    networks = {key: precision.network(split, calibration) for key, precision in precisions.items()} | {"fp32": folded}
+    # What is not quantized keeps the weights that it was trained with.
+    networks = {
+        key: precision.network(learnt if precision.layers else split, calibration)
+        for key, precision in precisions.items()
+    } | {"fp32": folded}
     graphs = {key: export_step(network) for key, network in networks.items()}
     for key, graph in graphs.items():
         check_quantizers(graph, split, precisions[key])
@@ -217,15 +231,19 @@ def _check_kept(keep: Sequence[str], layers: Sequence[str]) -> None:
             )
 
 
-def _finetune(
+def _finetuned(
     split: CnnLstm, observed: CnnLstm, recipe: Recipe, corpus: Corpus, epochs: int, clips: Sequence[Clip]
-) -> dict[str, dict[str, float]]:
-    """Fine-tune the observed network in place, and give the quantizable one the weights that it learnt."""
-    before = measure_network(observed, clips).quality
+) -> tuple[CnnLstm, Finetuned]:
+    """Fine-tune the observed network in place; return the quantizable one with its weights, if they became better."""
+    before, weights = measure_network(observed, clips).quality, copy.deepcopy(observed.state_dict())
     finetune(observed, recipe, corpus, epochs)
-    weights = observed.state_dict()
-    split.load_state_dict({name: weights[name] for name in split.state_dict()})
-    return {"before": before, "after": measure_network(observed, clips).quality}
+    after = measure_network(observed, clips).quality
+    kept = sum(after.values()) > sum(before.values())
+    if not kept:
+        observed.load_state_dict(weights)
+    learnt = copy.deepcopy(split)
+    learnt.load_state_dict({name: observed.state_dict()[name] for name in split.state_dict()})
+    return learnt, Finetuned(epochs, before, after, kept)
 
 
 def _compared(

@@ -52,10 +52,14 @@ def _fastest(target: Dialect, able: list[str], rows: Mapping[str, Candidate], bu
     best = min(within, key=times.__getitem__)
     reason = (
         f"{best} is the fastest of {len(within)} within the budget, {kind} at {times[best]:,.0f} µs a step against "
-        f"{times['fp32']:,.0f} µs in FP32; it loses {100 * rows[best].lost:.2f} points"
+        f"{times['fp32']:,.0f} µs in FP32; {_cost(rows[best].lost)}"
     )
     beyond = [f"{name} loses {100 * rows[name].lost:.2f}" for name in able if name not in within]
     return best, f"{reason}. Beyond the budget: {', '.join(beyond)}" if beyond else reason
+
+
+def _cost(lost: float) -> str:
+    return f"it loses {100 * lost:.2f} points" if lost > 0 else "no score is lower"
 
 
 def _named(wanted: str, target: Dialect, able: list[str]) -> str:

@@ -34,8 +34,8 @@ class QuantizationPoint(nn.Identity):
     """A place where an activation may be quantized.
 
     `read_by` are the layers, by name, whose input it is. `made_by` is the convolution whose output it is, and
-    `rectifier` the activation in between, if there is one. `is_frame` marks the normalised frame. `low` is the
-    smallest value that calibration saw here.
+    `rectifier` the activation in between, if there is one. `is_frame` marks the normalised frame. `low` and
+    `magnitude` are the smallest value that calibration saw here, and the largest without its sign.
     """
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ class QuantizationPoint(nn.Identity):
         self.made_by: str | None = None
         self.rectifier: str | None = None
         self.is_frame = False
-        self.low = math.inf
+        self.low, self.magnitude = math.inf, 0.0
 
     def serves(self, layers: Container[str], *, outputs: bool) -> bool:
         """Whether one of these int8 layers needs this activation quantized; `outputs` counts those that make it too."""

@@ -112,7 +112,7 @@ class QuantizedConv(nn.Module):
 
 
 class QuantizedLinear(nn.Module):
-    """A linear map with int8 weights, stored [inputs, outputs] so that the graph holds no transpose."""
+    """A linear map with int8 weights over a quantized input; they are stored [inputs, outputs] so that the graph holds no transpose."""
 
     def __init__(self, linear: nn.Linear, weight: WeightDequantizer, dtype: torch.dtype) -> None:
         super().__init__()

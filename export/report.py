@@ -17,6 +17,7 @@ from markupsafe import Markup, escape
 
 from edge_cnnlstm.errors import ConfigError, DataError
 from edge_cnnlstm.report.scores import NOTHING, shown
+from export.parity import DISTINCT
 from export.plots import (
     SIGNALS,
     curve_picture,
@@ -265,13 +266,13 @@ def _gain(share: float) -> str:
 
 
 def _failure(control: Mapping[str, float], proof: Mapping[str, Any]) -> str:
-    """Return how far a corrupted graph strayed beyond a tolerance, in the median or at worst; empty if it did not."""
-    limits = {"typical": proof["typical_tolerance"], "largest": proof["tolerance"]}
-    beyond = {kind: control[kind] / limit if limit else math.inf for kind, limit in limits.items()}
-    most = max(beyond.values())
-    if most <= 1:
+    """Return how much further a corrupted graph strayed than the sound one; empty if the two cannot be told apart."""
+    sound = proof["typical"]
+    if control["largest"] <= proof["tolerance"] and control["typical"] <= min(
+        proof["typical_tolerance"], DISTINCT * sound
+    ):
         return ""
-    return f"{_times(most)} the tolerance" if math.isfinite(most) else "beyond a tolerance of 0"
+    return f"{_times(control['typical'] / sound)} the sound graph" if sound else "the sound graph: 0"
 
 
 def _breakable(name: str) -> Markup:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from edge_cnnlstm.bundle import format as bundle_format
+from edge_cnnlstm.bundle.format import Bundle
 from edge_cnnlstm.bundle.manifest import Graph, Manifest
 from edge_cnnlstm.errors import ConfigError
 from edge_cnnlstm.runtime.backends.base import Backend
@@ -38,13 +39,22 @@ def open_stream(
         raise ConfigError(f"{threads!r} threads", expected="a whole number of at least 1", fix="change threads")
     bundle = bundle_format.read(path)
     chosen = bundle.manifest.graph(graph) if graph else preferred_graph(bundle.manifest)
-    engine: Backend = OnnxRuntimeBackend(bundle.graph(chosen.name), bundle.manifest.model, threads=threads)
+    engine: Backend = onnxruntime_backend(bundle, chosen, threads=threads)
     try:
         prove(engine, bundle.golden, bundle.golden.expected[chosen.name], chosen.tolerance)
         return Stream(engine, deadline_ms=deadline_ms)
     except BaseException:
         engine.close()
         raise
+
+
+def onnxruntime_backend(bundle: Bundle, graph: Graph, *, threads: int = 1) -> OnnxRuntimeBackend:
+    """Load one of a bundle's graphs into ONNX Runtime.
+
+    TensorRT's dialect runs node by node, as written: what ONNX Runtime's optimizer makes of it strays far.
+    """
+    optimize = graph.dialect != "tensorrt"
+    return OnnxRuntimeBackend(bundle.graph(graph.name), bundle.manifest.model, threads=threads, optimize=optimize)
 
 
 def preferred_graph(manifest: Manifest, backend: str = "onnxruntime") -> Graph:

@@ -91,7 +91,7 @@ def small() -> Document:
                     "macs": 4_100_000},
         "budget": 0.005, "validation_clips": 60, "test_clips": 400,
         "calibration": {"method": "max", "rollouts": 21, "frames": 1024, "longest": 512},
-        "qat": {"epochs": 2, "before": {"digit.accuracy": 0.96}, "after": {"digit.accuracy": 0.971}},
+        "qat": {"epochs": 2, "kept": True, "before": {"digit.accuracy": 0.96}, "after": {"digit.accuracy": 0.971}},
         "candidates": candidates,
         "choice": {
             "tensorrt": {"name": "int8_tensorrt", "reason": "The fastest by its estimate of those within the budget."},
@@ -278,13 +278,13 @@ def test_scores_stand_beside_their_difference_from_fp32(whole: str) -> None:
 
 def test_parity_says_by_how_much_the_controls_failed_and_which_did_not() -> None:
     document, parity = bare(), small()["parity"]
-    parity["graphs"]["fp32"] |= {"largest": 0.3, "controls": {"one weight nudged": {"largest": 1e-6, "typical": 1e-7}}}
+    parity["graphs"]["fp32"] |= {"largest": 0.3, "controls": {"one weight nudged": {"largest": 1e-6, "typical": 3e-8}}}
     page = report_page(document | {"parity": parity})
 
     found = {row[0]: row[1:] for row in rows(page)}
-    nudged = "0.4 40.0× the tolerance"
-    assert found["one weight nudged"] == ["1×10⁻⁷ ✗ median within tolerance", nudged, nudged]
-    assert found["h and c swapped"] == ["–", "12 1,200× the tolerance", "12 1,200× the tolerance"]
+    nudged = "0.4 1,000× the sound graph"
+    assert found["one weight nudged"] == ["3×10⁻⁸ ✗ cannot be told from the sound graph", nudged, nudged]
+    assert found["h and c swapped"] == ["–", "12 30,000× the sound graph", "12 30,000× the sound graph"]
     assert '<td class="over">0.3</td>' in page
     # A share is never rounded up to all of them.
     agreement = next(row for row in rows(page) if row[0] == "int8_onnxruntime" and "c_next" in row)[-2:]
@@ -383,14 +383,15 @@ def test_numbers_of_nothing_do_not_break_the_page() -> None:
     for graph in document["graphs"].values():
         graph |= {"optimized": {}, "agreement": {}}
     proof = small()["parity"]["graphs"]["fp32"]
-    proof |= {"curve": NOTHING_RECORDED, "tolerance": 0.0, "typical_tolerance": 0.0, "controls": {"nudged": {"largest": 0.1, "typical": 0.1}}}
+    proof |= {"curve": NOTHING_RECORDED, "tolerance": 0.0, "typical_tolerance": 0.0, "typical": 0.0}
+    proof["controls"] = {"nudged": {"largest": 0.1, "typical": 0.1}}
     layer = {"layer": "\ud800\x00\n$^{", "lost": math.nan, "score": "漢字", "weights": 0, "kept": True}
 
     page = report_page(
         document | {"parity": {"steps": 0, "resets": [], "graphs": {"fp32": proof}}, "sensitivity": [layer]}
     )
 
-    assert "0.1 beyond a tolerance of 0" in [row[1] for row in rows(page) if row[0] == "nudged"]
+    assert "0.1 the sound graph: 0" in [row[1] for row in rows(page) if row[0] == "nudged"]
     assert len(pictures(page)) == 3
     for row in document["candidates"]:
         row["lost"] = 0.0
