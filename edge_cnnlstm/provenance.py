@@ -11,6 +11,8 @@ from typing import Any
 
 CPUINFO = Path("/proc/cpuinfo")
 BOARD = Path("/proc/device-tree/model")
+INT8_DOT = ("amx_int8", "avx512_vnni", "avx_vnni", "asimddp", "i8mm")
+"""What processors call the instructions that multiply and add up int8, as /proc/cpuinfo lists them."""
 
 
 def versions(*distributions: str) -> dict[str, str]:
@@ -23,6 +25,7 @@ def machine() -> dict[str, Any]:
     """Describe this machine; None where it does not say."""
     return {
         "cpu": cpu_model(),
+        "int8_dot": int8_dot(),
         "cores": os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "platform": platform.platform(),
@@ -34,6 +37,13 @@ def cpu_model() -> str | None:
     lines = (read_text(CPUINFO) or "").splitlines()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else read_text(BOARD)
+
+
+def int8_dot() -> str | None:
+    """Return the instruction that multiplies and adds up int8 here; None for a processor that is slow at it."""
+    lines = (read_text(CPUINFO) or "").splitlines()
+    able = {word for line in lines if line.startswith(("flags", "Features")) for word in line.split()}
+    return next((name for name in INT8_DOT if name in able), None)
 
 
 def read_text(path: Path) -> str | None:

@@ -37,18 +37,23 @@ class _QuantizeDequantize(Function):
 
 
 class _Dequantize(Function):
-    """q → (q − zero point) · scale; the scale runs along `axis` when it is a vector."""
+    """q → (q − zero point) · scale; the scale runs along `axis` when it is a vector. Without a zero point it is 0.
+
+    A zero point that is written out would be one constant for all layers of a width, and ONNX Runtime, where it has to
+    widen weights, stops at the second operator that shares one.
+    """
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, scale: Tensor, zero_point: Tensor, axis: int) -> Tensor:
+    def forward(ctx: Any, q: Tensor, scale: Tensor, zero_point: Tensor | None, axis: int) -> Tensor:
         shape = [-1 if i == axis else 1 for i in range(q.ndim)] if scale.ndim else []
-        values = (q.float() - zero_point.float().reshape(shape)) * scale.float().reshape(shape)
-        return values.to(scale.dtype)
+        centred = q.float() if zero_point is None else q.float() - zero_point.float()
+        return (centred * scale.float().reshape(shape)).to(scale.dtype)
 
     @staticmethod
     def symbolic(graph: Any, q: Any, scale: Any, zero_point: Any, axis: int) -> Any:
+        inputs = [q, scale] if zero_point is None else [q, scale, zero_point]
         sizes = q.type().sizes()
-        return graph.op("DequantizeLinear", q, scale, zero_point, axis_i=axis).setType(scale.type().with_sizes(sizes))
+        return graph.op("DequantizeLinear", *inputs, axis_i=axis).setType(scale.type().with_sizes(sizes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +85,6 @@ class WeightDequantizer(nn.Module):
 
     quantized: Tensor
     scale: Tensor
-    zero_point: Tensor
 
     def __init__(self, weight: Tensor, magnitude: Tensor, axis: int, dtype: torch.dtype) -> None:
         super().__init__()
@@ -90,10 +94,9 @@ class WeightDequantizer(nn.Module):
         self.axis = axis
         self.register_buffer("quantized", quantized.to(torch.int8))
         self.register_buffer("scale", scale)
-        self.register_buffer("zero_point", torch.zeros(len(scale), dtype=torch.int8))
 
     def forward(self) -> Tensor:
-        result: Tensor = _Dequantize.apply(self.quantized, self.scale, self.zero_point, self.axis)  # type: ignore[no-untyped-call]  # as torch has it
+        result: Tensor = _Dequantize.apply(self.quantized, self.scale, None, self.axis)  # type: ignore[no-untyped-call]  # as torch has it
         return result
 
 
@@ -112,7 +115,7 @@ class QuantizedConv(nn.Module):
 
 
 class QuantizedLinear(nn.Module):
-    """A linear map with int8 weights over a quantized input; they are stored [inputs, outputs] so that the graph holds no transpose."""
+    """A linear map with int8 weights [inputs, outputs], so stored that no transpose is needed, of a quantized input."""
 
     def __init__(self, linear: nn.Linear, weight: WeightDequantizer, dtype: torch.dtype) -> None:
         super().__init__()

@@ -10,14 +10,13 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from edge_cnnlstm.runtime.backends.ort import quantizes_fp16
+from edge_cnnlstm.runtime.backends.ort import open_session, quantizes_fp16
 from edge_cnnlstm.spec import ModelSpec
 from edge_cnnlstm.training.data.clip import Clip
 from edge_cnnlstm.training.model import CnnLstm
@@ -70,14 +69,9 @@ class OnnxSteps:
     """
 
     def __init__(self, graph: onnx.ModelProto, spec: ModelSpec, *, optimize: bool = True) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.log_severity_level = 1, 3
-        if not optimize or any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in graph.graph.initializer):
-            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        in_fp16 = any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in graph.graph.initializer)
         model = graph if quantizes_fp16() or not fp16_quantizers(graph) else with_casts(graph)
-        self._session = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        self._session = open_session(model.SerializeToString(), optimize=optimize and not in_fp16)
         self._names = [output.name for output in self._session.get_outputs()]
         self._spec = spec
         self.memory: dict[str, NDArray[np.generic]] = {}

@@ -48,6 +48,24 @@ def test_a_pc_names_its_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert provenance.cpu_model() == "Some CPU @ 2.00GHz"
 
 
+@pytest.mark.parametrize(
+    ("line", "instruction"),
+    [
+        ("flags\t\t: fpu avx2 avx512_vnni", "avx512_vnni"),
+        ("flags\t\t: fpu avx2 avx_vnni_int16", None),
+        ("Features\t: fp asimd asimddp", "asimddp"),
+        ("bogomips\t: avx_vnni", None),
+    ],
+)
+def test_a_processor_says_how_it_multiplies_int8(
+    line: str, instruction: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\n{line}\n")
+    monkeypatch.setattr(provenance, "CPUINFO", tmp_path / "cpuinfo")
+
+    assert provenance.int8_dot() == instruction
+
+
 def test_the_commit_says_when_files_differ_from_it(tmp_path: Path) -> None:
     def git(*words: str) -> None:
         subprocess.run(["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b", *words], check=True)

@@ -8,7 +8,7 @@ import pytest
 
 from edge_cnnlstm.errors import BackendError
 from edge_cnnlstm.runtime.backends.base import Arrays, Backend
-from edge_cnnlstm.runtime.backends.ort import OnnxRuntimeBackend
+from edge_cnnlstm.runtime.backends.ort import OnnxRuntimeBackend, open_session
 from edge_cnnlstm.runtime.backends.scripted import Script, ScriptedBackend
 from edge_cnnlstm.runtime.frame import Pixels
 from edge_cnnlstm.spec import ModelSpec, StatePair, TensorSpec
@@ -106,6 +106,45 @@ def test_a_snapshot_that_holds_no_arrays_is_refused(
     engine = ScriptedBackend(tiny_spec, tiny_script)
     with pytest.raises(BackendError):
         engine.restore(snapshot)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_integers_are_multiplied_exactly_on_every_processor(shared: bool) -> None:
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    def node(kind: str, inputs: str, output: str) -> onnx.NodeProto:
+        return helper.make_node(kind, inputs.split(), [output])
+
+    # The largest products there are: in 16 bits each two neighbours saturate.
+    weights = np.tile(np.repeat(np.array([[127], [-127]], np.int8), 4, axis=0), (8, 8))
+    products = [
+        node("QuantizeLinear", "x one zero", "q"),
+        node("DequantizeLinear", "q one zero", "x_q"),
+        node("DequantizeLinear", "weights one", "w_1"),
+        node("MatMul", "x_q w_1", "product_1"),
+        node("DequantizeLinear", "weights one" if shared else "weights_2 one", "w_2"),
+        node("MatMul", "x_q w_2", "product_2"),
+    ]
+    graph = helper.make_graph(
+        products,
+        "extremes",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 1, 64])],
+        [helper.make_tensor_value_info(f"product_{at}", TensorProto.FLOAT, [1, 1, 8]) for at in (1, 2)],
+        [
+            numpy_helper.from_array(np.float32(1), "one"),
+            numpy_helper.from_array(np.uint8(0), "zero"),
+            numpy_helper.from_array(weights, "weights"),
+            numpy_helper.from_array(weights, "weights_2"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
+    x = np.tile(np.repeat(np.array([255, 100], np.float32), 4), 8)[None, None]
+
+    found = open_session(model.SerializeToString()).run(None, {"x": x})
+
+    for product in found:
+        np.testing.assert_array_equal(product, x @ weights.astype(np.float32))
 
 
 def test_weights_outside_the_verified_graph_are_never_loaded(

@@ -19,11 +19,50 @@ from edge_cnnlstm.spec import ModelSpec
 QUANTIZES_FP16_SINCE = (1, 30)
 """Earlier releases truncate where FP16 `QuantizeLinear` should round: seen in 1.23, 1.24, 1.26 and 1.29."""
 
+FATAL = 4
+"""Of ONNX Runtime's log levels: what it refuses is raised, and need not be printed too."""
+
 
 def quantizes_fp16() -> bool:
     """Return whether this ONNX Runtime computes the TensorRT dialect right."""
     major, minor, *_ = load_onnxruntime().__version__.split(".")
     return (int(major), int(minor)) >= QUANTIZES_FP16_SINCE
+
+
+def open_session(graph: bytes, *, threads: int = 1, optimize: bool = True) -> Any:
+    """Load a graph into ONNX Runtime on the CPU, so that integers are multiplied exactly on every processor.
+
+    x86 processors without VNNI add products of uint8 and int8 in 16 bits, where they saturate
+    (onnxruntime.ai/docs/performance/model-optimizations/quantization.html). For these ONNX Runtime can widen weights;
+    where it cannot, because two operators share them, they are multiplied as FP32. Raises BackendError when ONNX
+    Runtime refuses the graph.
+    """
+    try:
+        return _session(graph, threads, optimize, {"session.x64quantprecision": "1"})
+    except BackendError:
+        return _session(graph, threads, optimize, {"session.disable_quant_qdq": "1"})
+
+
+def _session(graph: bytes, threads: int, optimize: bool, entries: Mapping[str, str]) -> Any:
+    ort = load_onnxruntime()
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = FATAL
+    if not optimize:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    # A graph may name files to read weights from, in whatever folder we run. Only what was verified counts.
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
+    for name, value in entries.items():
+        options.add_session_config_entry(name, value)
+    try:
+        return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # pybind raises a dozen unrelated types, RuntimeError among them
+        raise BackendError(
+            f"ONNX Runtime {ort.__version__} refused the graph: {error}",
+            expected="a graph that this version of ONNX Runtime runs",
+            fix="export again, or update onnxruntime",
+        ) from error
 
 
 class OnnxRuntimeBackend:
@@ -37,24 +76,8 @@ class OnnxRuntimeBackend:
     name = "onnxruntime"
 
     def __init__(self, graph: bytes, spec: ModelSpec, *, threads: int = 1, optimize: bool = True) -> None:
-        ort = load_onnxruntime()
         self.spec = spec
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        if not optimize:
-            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        # A graph may name files to read weights from, in whatever folder we run. Only what was verified counts.
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
-        try:
-            self._session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # pybind raises a dozen unrelated types, RuntimeError among them
-            raise BackendError(
-                f"ONNX Runtime {ort.__version__} refused the graph: {error}",
-                expected="a graph that this version of ONNX Runtime runs",
-                fix="export again, or update onnxruntime",
-            ) from error
+        self._session = open_session(graph, threads=threads, optimize=optimize)
         _check_signature(self._session, spec)
         self._input: Pixels = np.zeros(spec.frame.shape, np.uint8)
         self._outputs = {output.name: output.zeros() for output in spec.outputs}
