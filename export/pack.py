@@ -31,18 +31,20 @@ def refuse_existing(*paths: Path) -> None:
 
 @contextlib.contextmanager
 def all_or_nothing(*finals: Path) -> Iterator[tuple[Path, ...]]:
-    """Yield a temporary path for each file; they take their names together, or, when anything fails, vanish.
+    """Yield a temporary path for each file; all take their names, the first one last, or, when anything fails, vanish.
 
     Raises ExportError when a file cannot be written, as on a full disk.
     """
     temporary = tuple(path.with_name(f".{path.name}.unproven") for path in finals)
     try:
         yield temporary
-        for unproven, final in zip(temporary, finals, strict=True):
+        for unproven, final in reversed(list(zip(temporary, finals, strict=True))):
             unproven.replace(final)
     except OSError as error:
         raise ExportError(
-            f"cannot write {finals[0]}: {error}", expected="room and permission to write", fix="nothing was left behind"
+            f"cannot write {finals[0]}: {error}",
+            expected="room and permission to write",
+            fix="nothing half-written was left behind: make room, or choose another folder",
         ) from error
     finally:
         for unproven in temporary:

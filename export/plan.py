@@ -7,6 +7,7 @@ from typing import Literal
 
 import onnxruntime
 
+from edge_cnnlstm import provenance
 from edge_cnnlstm.bundle.manifest import Candidate, Dialect, Plan
 from edge_cnnlstm.errors import ConfigError, ExportError
 from export.cost import ORIN_NANO
@@ -14,9 +15,10 @@ from export.precisions import Precision
 
 Wanted = Literal["auto", "fp32", "fp16", "mixed", "int8"]
 TARGETS: tuple[Dialect, ...] = ("tensorrt", "onnxruntime")
-
-
-MEASURED_ON = f"ONNX Runtime {onnxruntime.__version__}, one thread"
+MEASURED_ON = (
+    f"ONNX Runtime {onnxruntime.__version__}, one thread, {provenance.cpu_model() or 'this CPU'} "
+    f"{f'with {dot}' if (dot := provenance.int8_dot()) else 'without an int8 dot product: others gain more by int8'}"
+)
 ESTIMATED_FOR = f"{ORIN_NANO.name}, from its peak rates: a lower bound"
 
 

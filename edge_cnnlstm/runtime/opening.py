@@ -14,8 +14,8 @@ from edge_cnnlstm.runtime.proof import prove
 from edge_cnnlstm.runtime.stream import Stream
 
 BACKENDS = ("auto", "onnxruntime")
-PREFERRED = {"onnxruntime": ("onnxruntime", "portable")}
-"""The dialects that a backend is fast in, best first."""
+DIALECTS = {"onnxruntime": ("onnxruntime", "portable")}
+"""The dialects that each backend runs in earnest."""
 
 
 def open_stream(
@@ -58,12 +58,12 @@ def onnxruntime_backend(bundle: Bundle, graph: Graph, *, threads: int = 1) -> On
 
 
 def preferred_graph(manifest: Manifest, backend: str = "onnxruntime") -> Graph:
-    """Return the graph that a backend runs unless told otherwise."""
-    ranked = [graph for dialect in PREFERRED[backend] for graph in manifest.graphs if graph.dialect == dialect]
-    if not ranked:
-        raise ConfigError(
-            f"a bundle with graphs {[graph.name for graph in manifest.graphs]}",
-            expected=f"one in a dialect that {backend} runs: {', '.join(PREFERRED[backend])}",
-            fix="export the bundle with that dialect",
-        )
-    return ranked[0]
+    """Return the graph that a backend runs unless told otherwise: the bundle's first in a dialect of its."""
+    for graph in manifest.graphs:
+        if graph.dialect in DIALECTS[backend]:
+            return graph
+    raise ConfigError(
+        f"a bundle with graphs {[graph.name for graph in manifest.graphs]}",
+        expected=f"one in a dialect that {backend} runs: {', '.join(DIALECTS[backend])}",
+        fix="export the bundle with that dialect",
+    )

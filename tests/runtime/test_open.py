@@ -106,13 +106,13 @@ def test_a_graph_can_be_named(tiny_bundle: Path) -> None:
     edge_cnnlstm.open(tiny_bundle, backend="onnxruntime", graph="tiny", threads=2).close()
 
 
-def test_the_dialect_that_the_backend_is_fast_in_is_preferred(tiny_manifest: Manifest) -> None:
+def test_the_first_graph_in_a_dialect_of_the_backend_is_preferred(tiny_manifest: Manifest) -> None:
     def graph(dialect: Any) -> Graph:
         return Graph(dialect, "graphs/tiny.onnx", dialect, "fp32", 1e-5)
 
     tensorrt, portable, fast = graph("tensorrt"), graph("portable"), graph("onnxruntime")
-    assert preferred_graph(replace(tiny_manifest, graphs=(tensorrt, portable, fast))) == fast
-    assert preferred_graph(replace(tiny_manifest, graphs=(tensorrt, portable))) == portable
+    assert preferred_graph(replace(tiny_manifest, graphs=(tensorrt, fast, portable))) == fast
+    assert preferred_graph(replace(tiny_manifest, graphs=(tensorrt, portable, fast))) == portable
     with pytest.raises(ConfigError, match=r"graphs \['tensorrt'\]"):
         preferred_graph(replace(tiny_manifest, graphs=(tensorrt,)))
 
