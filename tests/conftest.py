@@ -244,14 +244,6 @@ def trained(checkpoint: Path) -> CnnLstm:
 
 
 @pytest.fixture(scope="session")
-def lowered(trained: CnnLstm, corpus: Corpus) -> dict[str, CnnLstm]:
-    """The trained network as each target computes it."""
-    from export.pipeline import lower_all
-
-    return lower_all(trained, corpus)
-
-
-@pytest.fixture(scope="session")
 def exported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle that `python -m export` makes of the trained network."""
     bundle = tmp_path_factory.mktemp("exported") / "digits.edge"

@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -23,7 +23,7 @@ TRUTH = "unseen.truth.jsonl"
 STREAM = "stream.json"
 PREDICTIONS = "predictions.jsonl"
 EVALUATION = "evaluation.json"
-EXPORT = "digits.export.json"
+EXPORT = "digits.export_report.json"
 CHECKPOINT = "checkpoint/training.json"
 CNN_ONLY = "cnn-only/training.json"
 
@@ -59,7 +59,6 @@ class _Input(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
 
 
-T = TypeVar("T")
 InputT = TypeVar("InputT", bound=_Input)
 
 
@@ -137,24 +136,46 @@ class Evaluation(_Input):
     networks: Networks
 
 
-class PerGraph(_Input, Generic[T]):
-    """One value per graph of the bundle."""
+class Candidate(_Input):
+    """A precision that the export compared."""
 
-    fp32: T
-    int8_onnxruntime: T
-    int8_tensorrt: T
+    name: str
+    dialect: str
+    precision: str
 
 
-class Parity(_Input):
-    """Largest absolute differences from torch over the golden rollout, and what is allowed."""
+class Choice(_Input):
+    """The graph that an engine gets, and why."""
 
-    max_abs_output: float
-    max_abs_state: float
+    name: str
+    reason: str
+
+
+class ShippedGraph(_Input):
+    """A graph of the bundle."""
+
+    bytes: int
+    scores: Scores
+
+
+class Proof(_Input):
+    """How far a graph strays from torch in the worst and in the median step, relative to each tensor's magnitude."""
+
+    largest: float
+    typical: float
     tolerance: float
+    typical_tolerance: float
+
+
+class Proofs(_Input):
+    """The rollout that every graph was held against torch over."""
+
+    steps: int
+    graphs: dict[str, Proof]
 
 
 class TensorrtBuild(_Input):
-    """The TensorRT graph as built ahead of time."""
+    """A TensorRT graph as built ahead of time."""
 
     plan_bytes: int
     seconds: float
@@ -162,13 +183,22 @@ class TensorrtBuild(_Input):
 
 
 class Export(Timed):
-    """What the export measured, the accuracy on so many clips."""
+    """What the export chose and measured, the scores on so many test clips; by name of the graph."""
 
-    graph_bytes: PerGraph[int]
-    clips: int
-    accuracy: PerGraph[Scores]
-    parity: PerGraph[Parity]
-    tensorrt_aot: TensorrtBuild
+    test_clips: int
+    candidates: tuple[Candidate, ...]
+    choice: dict[str, Choice]
+    graphs: dict[str, ShippedGraph]
+    parity: Proofs
+    tensorrt: dict[str, TensorrtBuild]
+
+    @model_validator(mode="after")
+    def _every_graph_is_described_and_proven(self) -> Export:
+        known = {candidate.name for candidate in self.candidates} & set(self.parity.graphs)
+        wanted = {"fp32", *self.graphs, *(choice.name for choice in self.choice.values())}
+        if missing := sorted((wanted - known) | ({"fp32"} - set(self.graphs))):
+            raise ValueError(f"nothing is said of graph {missing[0]!r}")
+        return self
 
 
 class Latency(_Input):
@@ -281,8 +311,7 @@ def document(run: Run, *, now: float) -> dict[str, Any]:
     export, memory, no_memory = run.export, run.evaluation.networks.checkpoint, run.evaluation.networks.cnn_only
     scores = {
         "fp32": (memory.scores, memory.clips),
-        "int8": (export.accuracy.int8_onnxruntime, export.clips),
-        "int8_tensorrt": (export.accuracy.int8_tensorrt, export.clips),
+        **{name: (graph.scores, export.test_clips) for name, graph in export.graphs.items() if name != "fp32"},
         "cnn_only": (no_memory.scores, no_memory.clips),
     }
     across = {"fp32": memory.heads.digit.across, "cnn_only": no_memory.heads.digit.across}
@@ -303,9 +332,14 @@ def document(run: Run, *, now: float) -> dict[str, Any]:
             **{name: list(curve.accuracy) for name, curve in across.items()},
             "chance": _chance(run),
         },
-        "graph_bytes": export.graph_bytes.model_dump(),
+        "graphs": {
+            row.name: {"dialect": row.dialect, "precision": row.precision, "bytes": export.graphs[row.name].bytes}
+            for row in export.candidates
+            if row.name in export.graphs
+        },
+        "choice": {engine: choice.model_dump() for engine, choice in export.choice.items()},
         "parity": export.parity.model_dump(),
-        "tensorrt_aot": export.tensorrt_aot.model_dump(),
+        "tensorrt_aot": {name: build.model_dump() for name, build in export.tensorrt.items()},
         "stream": _stream(run),
         "seconds": {
             "train": max(one.ended for one in trained) - min(one.started for one in trained),
