@@ -1,4 +1,4 @@
-"""`python -m benchmarks latency BUNDLE`, `memory` and `training`: numbers that one printed command reproduces."""
+"""`python -m benchmarks latency BUNDLE`, and others: numbers that one printed command reproduces."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from benchmarks import machine
+from benchmarks.agreement.command import agreement
+from benchmarks.engines.command import engines
 from benchmarks.latency import SAMPLES_FOR_P99, SCHEMA_VERSION, WARM_UP_FRAMES, Advance, Case, Plan, Result, percentile
 from benchmarks.latency import run as run_latency
 from benchmarks.memory.command import memory
@@ -41,6 +43,8 @@ def benchmarks() -> None:
     """Measure: every sample kept, machine and versions beside the numbers."""
 
 
+app.command()(agreement)
+app.command()(engines)
 app.command()(memory)
 app.command()(training)
 
