@@ -8,6 +8,7 @@ from pathlib import Path
 
 import onnx
 import onnxruntime
+import torch
 
 from edge_cnnlstm.errors import ExportError
 from edge_cnnlstm.training.model import CnnLstm
@@ -35,16 +36,21 @@ def check_quantizers(graph: onnx.ModelProto, split: CnnLstm, precision: Precisio
 
     `split` is the quantizable network that it was lowered from.
     """
-    if split.config.scan == "rows":
-        return  # its cells are unrolled over the rows, each with quantizers of its own
     on_cpu = precision.dialect == "onnxruntime"
-    serving = [point for _, point in points(split) if point.serves(precision.layers, outputs=on_cpu)]
+    rows = _rows(split)
+
+    def times(name: str) -> int:
+        """How often a layer, or a point, occurs: cells are unrolled over the rows that they scan."""
+        return rows if name.startswith("cells.") else 1
+
+    serving = {name: point for name, point in points(split) if point.serves(precision.layers, outputs=on_cpu)}
+    quantizers = sum(map(times, serving))
     # On a CPU the frame is quantized by nature, and each matrix product asks for its input's quantizer again.
-    frames = sum(point.is_frame for point in serving) if on_cpu else 0
-    again = sum(name.startswith(("cells.", "dense.")) for name in precision.layers) if on_cpu else 0
+    frames = sum(point.is_frame for point in serving.values()) if on_cpu else 0
+    again = sum(times(name) for name in precision.layers if name.startswith(("cells.", "dense."))) if on_cpu else 0
     wanted = {
-        "QuantizeLinear": len(serving) - frames + again,
-        "DequantizeLinear": len(serving) + again + len(precision.layers),
+        "QuantizeLinear": quantizers - frames + again,
+        "DequantizeLinear": quantizers + again + sum(map(times, precision.layers)),
     }
     found = {name: operators(graph).get(name, 0) for name in wanted}
     if found != wanted:
@@ -53,3 +59,11 @@ def check_quantizers(graph: onnx.ModelProto, split: CnnLstm, precision: Precisio
             expected=f"{wanted} for {len(precision.layers)} int8 layers",
             fix="report this: the exporter dropped or doubled a quantizer",
         )
+
+
+@torch.inference_mode()
+def _rows(split: CnnLstm) -> int:
+    """Return how many steps the memory takes in one frame."""
+    if split.config.scan == "frames":
+        return 1
+    return split.see(torch.zeros(1, split.config.height, split.config.width, 3, dtype=torch.uint8)).shape[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -69,7 +70,7 @@ def _fuse(
     def name(what: str) -> str:
         return f"{scope}{what}"
 
-    def node(kind: str, given: Sequence[str], outputs: Sequence[str], **attributes: int) -> onnx.NodeProto:
+    def node(kind: str, given: Sequence[str], outputs: Sequence[str], **attributes: Any) -> onnx.NodeProto:
         return helper.make_node(kind, given, outputs, name=name(f"fused/{outputs[0]}"), **attributes)
 
     axis = name("axis")

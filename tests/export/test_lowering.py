@@ -197,8 +197,10 @@ def test_tensorrt_builds_every_precision_with_its_int8_weights_as_they_are(prese
 
 def test_tensorrt_builds_the_rows_of_an_image_and_a_network_without_memory() -> None:
     for changes in ({"scan": "rows"}, {"layers": 0}):
-        network = lowered("reference", **changes)["int8_tensorrt"]
+        networks = lowered("reference", **changes)
+        network, split = networks["int8_tensorrt"], quantizable(networks["fp32"])
         graph = export_step(network)
+        check_quantizers(graph, split, candidates(quantized_layers(split))["int8_tensorrt"])
 
         assert [value.name for value in graph.graph.input] == ["frame"]
         assert build(graph, "int8_tensorrt", network).int8_weight_bytes > 0
