@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Container
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -42,11 +43,26 @@ def lower_ort(model: CnnLstm, calibration: Calibration, layers: Container[str]) 
     for name, module in model.named_modules():
         if name in layers and isinstance(module, nn.Conv2d):
             weight = WeightDequantizer(module.weight.detach(), calibration.weights[name], 0, torch.float32)
-            lowered.set_submodule(name, QuantizedConv(module, weight, torch.float32))
+            convolution = QuantizedConv(module, weight, torch.float32)
+            _round_bias(convolution, _scale(lowered, quantizers[name]))
+            lowered.set_submodule(name, convolution)
         elif name in layers and isinstance(module, nn.Linear):
             weight = WeightDequantizer(module.weight.detach().T, calibration.weights[name], 1, torch.float32)
             lowered.set_submodule(name, IntegerLinear(module, copy.deepcopy(quantizers[name]), weight))
     return lowered
+
+
+def _scale(lowered: CnnLstm, quantizer: nn.Module) -> Tensor:
+    """Return the scale of a layer's input; the one without a quantizer is the frame's."""
+    made = lowered.normalise if isinstance(quantizer, nn.Identity) else quantizer
+    return cast("Tensor", made.scale)
+
+
+def _round_bias(convolution: QuantizedConv, scale: Tensor) -> None:
+    """Round the bias to the step that integer products are counted in, as CPU engines do: they add it as int32."""
+    if convolution.bias is not None:
+        step = scale * convolution.weight.scale
+        convolution.bias.data = torch.round(convolution.bias.data / step) * step
 
 
 def _quantizer(seen: Range, rectifier: nn.Module | None) -> nn.Module:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import onnx
@@ -17,6 +18,8 @@ from edge_cnnlstm.training.metrics.quality import quality
 from edge_cnnlstm.training.model import CnnLstm
 from export.rollout import OnnxSteps, torch_course
 
+STREAMS = 16
+"""Clips that run side by side."""
 Answers = list[dict[str, NDArray[np.float32]]]
 """By clip, the outputs by name: float32 [time, …]."""
 
@@ -44,13 +47,19 @@ def measure_graph(
 
 
 def measure_network(network: CnnLstm, clips: Sequence[Clip]) -> Measured:
-    """Score a lowered network in torch, one step a frame, each clip from an empty memory."""
-
-    def answer(frames: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-        course = torch_course(network, frames[:, None], np.zeros(len(frames), np.bool_))
-        return {name: values[:, 0] for name, values in course.items() if name not in {"h_next", "c_next"}}
-
-    return _measured(answer, clips, network.config.heads)
+    """Score a lowered network in torch, one step a frame, each clip a stream that begins with an empty memory."""
+    found: dict[int, dict[str, NDArray[np.float32]]] = {}
+    by_length = sorted(range(len(clips)), key=lambda index: len(clips[index].frames))
+    for _, group in groupby(by_length, key=lambda index: len(clips[index].frames)):
+        alike = list(group)
+        for together in (alike[at : at + STREAMS] for at in range(0, len(alike), STREAMS)):
+            frames = np.stack([clips[index].frames for index in together], axis=1)
+            course = torch_course(network, frames, np.zeros(len(frames), np.bool_))
+            outputs = {name: values for name, values in course.items() if name not in {"h_next", "c_next"}}
+            for stream, index in enumerate(together):
+                found[index] = {name: values[:, stream] for name, values in outputs.items()}
+    in_order = iter(range(len(clips)))
+    return _measured(lambda _: found[next(in_order)], clips, network.config.heads)
 
 
 def agreement(one: Answers, other: Answers, heads: tuple[HeadConfig, ...]) -> float | None:

@@ -52,10 +52,12 @@ def _fastest(target: Dialect, able: list[str], rows: Mapping[str, Candidate], bu
     times = {name: getattr(rows[name], f"{kind}_us") for name in able}
     within = [name for name in able if rows[name].lost <= budget]
     best = min(within, key=times.__getitem__)
-    reason = (
-        f"{best} is the fastest of {len(within)} within the budget, {kind} at {times[best]:,.0f} µs a step against "
-        f"{times['fp32']:,.0f} µs in FP32; {_cost(rows[best].lost)}"
-    )
+    others = sorted((name for name in within if name != "fp32"), key=times.__getitem__)
+    reason = f"{best} is the fastest of {len(within)} within the budget, {kind} at {times[best]:,.0f} µs a step"
+    if best != "fp32":
+        reason += f" against {times['fp32']:,.0f} µs in FP32; {_cost(rows[best].lost)}"
+    elif others:
+        reason += f"; the next, {others[0]}, takes {times[others[0]]:,.0f} µs"
     beyond = [f"{name} loses {100 * rows[name].lost:.2f}" for name in able if name not in within]
     return best, f"{reason}. Beyond the budget: {', '.join(beyond)}" if beyond else reason
 

@@ -13,9 +13,12 @@ from export.parity import Tolerance
 from export.quantize import Calibration
 
 FP32 = Tolerance(1e-3, 1e-4)
-FP16 = Tolerance(0.05, 0.005)
-INT8 = Tolerance(0.3, 0.05)
-"""Two engines round some sums to different sides of a step; the memory carries that on, for a while."""
+FP16 = INT8 = Tolerance(0.3, 0.005)
+"""For TensorRT, which may round between two operators or not. At worst a gate then opens, and a memory is replaced, a
+frame sooner: such moments are rare, so it is the typical step that tells a sound graph from another.
+"""
+INT8_CPU = Tolerance(0.1, 0.002)
+"""Integers are exact on every CPU; only what is rounded to them now and then falls to the other side."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +56,10 @@ def candidates(layers: tuple[str, ...], keep: tuple[str, ...] = ()) -> dict[str,
         Precision("fp32", "portable", "fp32", (), FP32, lambda model, *_: model),
         Precision("fp16_tensorrt", "tensorrt", "fp16, fp32 cell state", (), FP16, lower_trt),
         Precision("int8_tensorrt", "tensorrt", f"int8{but}, fp16 between, fp32 cell state", able, INT8, lower_trt),
-        Precision("int8_onnxruntime", "onnxruntime", f"int8{but}, fp32 between", able, INT8, lower_ort),
+        Precision("int8_onnxruntime", "onnxruntime", f"int8{but}, fp32 between", able, INT8_CPU, lower_ort),
     ]
     if gates and rest:
         text = f"int8 convolutions{but}, {{}} gates"
         found[2:2] = [Precision("mixed_tensorrt", "tensorrt", text.format("fp16"), rest, INT8, lower_trt)]
-        found[4:4] = [Precision("mixed_onnxruntime", "onnxruntime", text.format("fp32"), rest, INT8, lower_ort)]
+        found[4:4] = [Precision("mixed_onnxruntime", "onnxruntime", text.format("fp32"), rest, INT8_CPU, lower_ort)]
     return {precision.name: precision for precision in found}

@@ -67,7 +67,7 @@ def test_corrupted_graphs_fail_the_proof_and_name_where(
     with pytest.raises(ParityError, match=r"strays from torch.*output of 'backbone\.stages_0(\.weight)?'"):
         prove_graph(name, nudged, networks[name], frames, resets, tolerance)
     swapped = controls.with_swapped_state(graphs[name], spec_of(networks[name]))
-    with pytest.raises(ParityError, match=r"strays from torch.*how the memory is passed on"):
+    with pytest.raises(ParityError, match=r"strays from torch.*how the memory was passed on"):
         prove_graph(name, swapped, networks[name], frames, resets, tolerance)
 
 
