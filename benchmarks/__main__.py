@@ -56,7 +56,7 @@ def latency(
     steps: Annotated[int, typer.Option(min=1, help="Timed frames a turn; a tenth of it for windows.")] = 300,
     window: Annotated[int, typer.Option(min=2, help="Frames in the window that is run again.")] = 16,
     threads: Annotated[int, typer.Option(min=1, help="Cores that one step may use.")] = 1,
-    seed: Annotated[int, typer.Option(help="Seed of the order of turns.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the order of turns.")] = 0,
     destination: Annotated[Path | None, typer.Option("-o", "--output", help="Write every sample to this file.")] = None,
 ) -> None:
     """Time one frame's step on the CPU, against running the last frames again, for every graph of a bundle.

@@ -26,7 +26,7 @@ from edge_cnnlstm.bundle.format import Bundle
 from edge_cnnlstm.cli import console
 from edge_cnnlstm.errors import BackendError
 from edge_cnnlstm.runtime.backends.base import Backend
-from edge_cnnlstm.runtime.backends.ort import OnnxRuntimeBackend
+from edge_cnnlstm.runtime.opening import onnxruntime_backend
 
 SCHEMA_VERSION = 1
 METHOD = (
@@ -147,7 +147,7 @@ def _open(
 def _engine(bundle: Bundle, name: str) -> Backend | str:
     """Return the backend, or why ONNX Runtime refuses the graph."""
     try:
-        return OnnxRuntimeBackend(bundle.graph(name), bundle.manifest.model)
+        return onnxruntime_backend(bundle, bundle.manifest.graph(name))
     except BackendError as error:
         return error.found
 

@@ -14,14 +14,14 @@ from edge_cnnlstm.spec import ModelSpec
 
 REPEATED = 150
 """So many frames end the stream that also began it."""
-LEAST = REPEATED + 100
+LEAST = 2 * REPEATED
 
 
 def stream(spec: ModelSpec, frames: int, source: str | None, seed: int) -> Iterator[Pixels]:
     """Yield that many frames, uint8 [height, width, 3], fitted as the model was trained; fewer when a source ends.
 
     The last 150 frames are the first 150 again: a memory at the stream's end is then compared with a young one over
-    the same pictures, and what differs is its age. Raises DataError for a source of fewer than 100 frames.
+    the same pictures, and what differs is its age. Raises DataError for a source of fewer than 150 frames.
     """
     begun: list[Pixels] = []
     seen = 0

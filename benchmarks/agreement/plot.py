@@ -17,14 +17,18 @@ def draw(courses: Mapping[str, Course], reference: str, path: Path) -> None:
 
     The dotted line is how far two moments of the reference are apart that have half a stream between them: memories
     with nothing in common any more would lie there. The grey line is the reference's own size. Raises ConfigError when
-    the file cannot be written.
+    the file cannot be written, and for a network without memory.
     """
+    base = courses[reference]
+    if not base.states:
+        raise ConfigError(
+            "a network without memory", expected="a memory whose drift can be drawn", fix="leave --picture out"
+        )
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    base = courses[reference]
     far, sizes = course.unrelated(base), course.sizes(base)
     figure, panels = plt.subplots(1, len(base.states), figsize=(5.2 * len(base.states), 4.4), squeeze=False)
     for panel, state in zip(panels[0], base.states, strict=True):

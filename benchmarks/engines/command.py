@@ -73,7 +73,7 @@ def engines(
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="How often every case has its turn.")] = 7,
     steps: Annotated[int, typer.Option(min=1, help="Timed steps a turn.")] = 300,
-    seed: Annotated[int, typer.Option(help="Seed of the order of turns.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the order of turns.")] = 0,
     goal_engine: Annotated[
         float | None, typer.Option(help="Least speed-up over ONNX Runtime FP32, in the best engine.")
     ] = None,
@@ -223,6 +223,7 @@ def _tried(measured: Measured, threads: int) -> dict[str, Any]:
 
 
 def _operators(runs: Sequence[Run]) -> dict[str, dict[str, int]]:
-    """Count what ONNX Runtime made of each graph that it ran, by the graph's name."""
-    ran = [one.case for run in runs for one in run.measured if one.case.engine == "onnxruntime"]
+    """Count what ONNX Runtime made of each graph that it optimized and ran, by the graph's name."""
+    cases = [one.case for run in runs for one in run.measured]
+    ran = [case for case in cases if case.engine == "onnxruntime" and case.optimize]
     return {case.source: operators.count_operators(case.graph) for case in {case.source: case for case in ran}.values()}

@@ -48,7 +48,11 @@ def bundled(bundle: Bundle, engines: Sequence[str], folder: Path) -> list[Case]:
     paths = {form: folder / f"graph-{bundle.manifest.graphs.index(graph)}.onnx" for form, graph in chosen.items()}
     for form, graph in chosen.items():
         paths[form].write_bytes(bundle.graph(graph.name))
-    return [Case(engine, form, paths[form], graph.name) for engine in engines for form, graph in chosen.items()]
+    return [
+        Case(engine, form, paths[form], graph.name, optimize=graph.dialect != "tensorrt")
+        for engine in engines
+        for form, graph in chosen.items()
+    ]
 
 
 def figures(measured: Iterable[Measured], goals: Goals, threads: int) -> list[Figure]:

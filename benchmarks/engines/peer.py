@@ -136,7 +136,8 @@ def quantize(original: Path, path: Path, form: Form, feeds: list[Feeds], memory:
             static,
             path,
             op_types_to_quantize=list(form.dynamic),
-            nodes_to_exclude=heads,
+            # Each Gemm is first replaced by a MatMul of that name.
+            nodes_to_exclude=[*heads, *(f"{name}_MatMul" for name in heads)],
             per_channel=form.per_channel,
             weight_type=QuantType.QInt8,
         )

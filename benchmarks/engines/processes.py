@@ -30,12 +30,14 @@ class Case:
     """One graph in one engine.
 
     `form` says which of the network's forms the graph is, `source` which graph of the bundle or which way to quantize.
+    Without `optimize` ONNX Runtime runs it node by node, as the runtime does with TensorRT's dialect.
     """
 
     engine: str
     form: str
     graph: Path
     source: str
+    optimize: bool = True
 
     @property
     def name(self) -> str:
@@ -84,6 +86,7 @@ class Worker:
         self.case = case
         self._complaints = TemporaryFile("w+", errors="replace")  # noqa: SIM115 - lives as long as the process
         words = [str(bench.bundle.resolve()), bench.reference, str(case.graph), case.engine, str(bench.threads)]
+        words += [] if case.optimize else ["as-written"]
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.engines.worker", *words],
             stdin=subprocess.PIPE,

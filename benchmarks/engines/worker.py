@@ -96,12 +96,15 @@ class OpenVinoBackend:
         return request
 
 
-def main(bundle_path: str, reference: str, graph: str, engine: str, threads: str) -> None:
-    """Serve turns: `graph` is an ONNX file, `reference` names the bundle's graph whose course is FP32's."""
+def main(bundle_path: str, reference: str, graph: str, engine: str, threads: str, *as_written: str) -> None:
+    """Serve turns: `graph` is an ONNX file, `reference` names the bundle's graph whose course is FP32's.
+
+    With one more word ONNX Runtime does not optimize the graph.
+    """
     answers = _answers()
     bundle = bundle_format.read(bundle_path)
     try:
-        backend = _open(engine, Path(graph), bundle.manifest.model, int(threads))
+        backend = _open(engine, Path(graph), bundle.manifest.model, int(threads), optimize=not as_written)
         strays = deviation(backend, bundle.golden, bundle.golden.expected[reference]).output
     except BackendError as error:
         _answer(answers, {"refused": error.found})
@@ -111,7 +114,10 @@ def main(bundle_path: str, reference: str, graph: str, engine: str, threads: str
     slept = time.process_time()
     for line in sys.stdin:
         waiting = time.process_time() - slept
-        samples = turn(backend, list(bundle.golden.frames), json.loads(line)["steps"])
+        try:
+            samples = turn(backend, list(bundle.golden.frames), json.loads(line)["steps"])
+        except BackendError as error:
+            sys.exit(error.found)  # the last line of its message is what to do about it, not what happened
         _answer(answers, {"samples_ns": samples, "waiting_cpu_s": waiting})
         slept = time.process_time()
 
@@ -131,10 +137,10 @@ def turn(backend: Backend, frames: Sequence[Pixels], steps: int) -> list[int]:
     return samples
 
 
-def _open(engine: str, graph: Path, spec: ModelSpec, threads: int) -> Backend:
+def _open(engine: str, graph: Path, spec: ModelSpec, threads: int, *, optimize: bool) -> Backend:
     if engine == "openvino":
         return OpenVinoBackend(graph, spec, threads=threads)
-    return OnnxRuntimeBackend(graph.read_bytes(), spec, threads=threads)
+    return OnnxRuntimeBackend(graph.read_bytes(), spec, threads=threads, optimize=optimize)
 
 
 def _answers() -> TextIO:

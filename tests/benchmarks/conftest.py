@@ -1,10 +1,10 @@
-"""A real bundle, small enough to make for every test: a few frames of 8×8, two copies of one graph."""
+"""Real bundles: one small enough to make for every test, of a few frames of 8×8, and one of a nano network."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -18,6 +18,9 @@ from edge_cnnlstm.bundle.manifest import FORMAT_VERSION, Graph, Manifest
 from edge_cnnlstm.runtime.backends.ort import OnnxRuntimeBackend
 from edge_cnnlstm.runtime.proof import replay
 from edge_cnnlstm.spec import HeadSpec, ModelSpec, StatePair, TensorSpec
+
+if TYPE_CHECKING:
+    from edge_cnnlstm.training.model import CnnLstm
 
 FRAMES = 6
 MEMORY = (1, 1, 2)
@@ -40,17 +43,69 @@ Make = Callable[..., Path]
 def make_bundle(tmp_path: Path) -> Make:
     """Return a function that writes a bundle; its arguments break one thing each."""
 
-    def make(graphs: dict[str, bytes] | None = None, error: float = 0.0) -> Path:
-        content = {graph.name: step_graph() for graph in GRAPHS} | (graphs or {})
+    def make(graphs: dict[str, bytes] | None = None, error: float = 0.0, described: tuple[Graph, ...] = GRAPHS) -> Path:
+        content = {graph.name: step_graph() for graph in described} | (graphs or {})
         course = expected(step_graph())
         course["digit_logits"] = course["digit_logits"] + np.float32(error)
-        golden = Golden(frames(), resets(), {graph.name: course for graph in GRAPHS})
-        members = {graph.file: content[graph.name] for graph in GRAPHS} | {bundle_format.GOLDEN: dump(golden)}
+        golden = Golden(frames(), resets(), {graph.name: course for graph in described})
+        members = {graph.file: content[graph.name] for graph in described} | {bundle_format.GOLDEN: dump(golden)}
         path = tmp_path / "tiny.edge"
-        bundle_format.write(path, Manifest(FORMAT_VERSION, "tiny", SPEC, GRAPHS, {}, {}), members)
+        bundle_format.write(path, Manifest(FORMAT_VERSION, "tiny", SPEC, described, {}, {}), members)
         return path
 
     return make
+
+
+@pytest.fixture(scope="session")
+def nano(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of an untrained nano network: FP32 and int8 in both dialects, over eight frames with a reset."""
+    from edge_cnnlstm.training.data.occluded_digits import Scene, held_out_clip
+    from edge_cnnlstm.training.spec_of import spec_of
+    from export.graphs import export_step
+    from export.points import quantizable, quantized_layers
+    from export.precisions import candidates
+    from export.quantize import calibrate
+
+    network = untrained(layers=1)
+    split, spec = quantizable(network), spec_of(network)
+    clips = [held_out_clip(index, Scene(frames=8), split="validation").frames for index in range(16)]
+    seen, calibration = clips[0], calibrate(split, [np.concatenate(clips)])
+    precisions = candidates(quantized_layers(split))
+    lowered = {name: precisions[name].network(split, calibration) for name in ("int8_onnxruntime", "int8_tensorrt")}
+    graphs = (
+        Graph("fp32", "graphs/fp32.onnx", "portable", "fp32", tolerance=1e-3),
+        Graph("int8_onnxruntime", "graphs/cpu.onnx", "onnxruntime", "int8", tolerance=0.3),
+        Graph("int8_tensorrt", "graphs/board.onnx", "tensorrt", "int8, fp16 between", tolerance=0.3),
+    )
+    content = {"fp32": export_step(network)} | {name: export_step(module) for name, module in lowered.items()}
+    golden = Golden(seen, np.arange(len(seen)) == 4, {})
+    course = replay(OnnxRuntimeBackend(content["fp32"].SerializeToString(), spec), golden)
+    expected: dict[str, NDArray[np.generic]] = {output.name: np.stack(course[output.name]) for output in spec.outputs}
+    expected |= {pair.output: course[pair.output][0] for pair in spec.states}
+    rollout = Golden(seen, golden.resets, {graph.name: expected for graph in graphs})
+    members = {graph.file: content[graph.name].SerializeToString() for graph in graphs}
+    path = tmp_path_factory.mktemp("nano") / "nano.edge"
+    manifest = Manifest(FORMAT_VERSION, "nano", spec, graphs, {}, {})
+    bundle_format.write(path, manifest, members | {bundle_format.GOLDEN: dump(rollout)})
+    return path
+
+
+def untrained(layers: int) -> CnnLstm:
+    """Return a nano network whose memory and answers move with every frame, as those of new weights hardly do."""
+    import torch
+
+    from edge_cnnlstm.training.config import preset_config
+    from edge_cnnlstm.training.data.occluded_digits import HEADS
+    from edge_cnnlstm.training.model import CnnLstm
+    from export.trace import fold
+
+    torch.manual_seed(0)
+    network = CnnLstm(preset_config("nano", HEADS, layers=layers))
+    with torch.no_grad():
+        network.see(torch.randint(0, 256, (4, 64, 64, 3), dtype=torch.uint8))
+        for weights in (*network.cells.parameters(), *network.heads.parameters()):
+            weights.mul_(1.5)
+    return fold(network.eval())
 
 
 def frames() -> NDArray[np.uint8]:
@@ -71,11 +126,11 @@ def expected(graph: bytes) -> dict[str, NDArray[np.float32]]:
     return {"digit_logits": np.stack(course["digit_logits"]), **memory}
 
 
-def step_graph() -> bytes:
+def step_graph(fade: float = 0.5) -> bytes:
     """Return a step: the mean colour of the frame joins a fading sum, and both sides of it are the answer."""
     tensors: dict[str, NDArray[Any]] = {
         "weight": np.array([[1, -1], [0.5, 0.5], [-1, 1]], np.float32) / 64,
-        "fade": np.array(0.5, np.float32),
+        "fade": np.array(fade, np.float32),
         "memory_shape": np.array(MEMORY),
         "answer_shape": np.array([1, 2]),
     }
