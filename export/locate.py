@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from edge_cnnlstm.training.model import CnnLstm, State
 from edge_cnnlstm.training.spec_of import spec_of
-from export.rollout import Course, OnnxSteps
+from export.rollout import Course, OnnxSteps, as_engines_compute
 
 CLOSE = 0.05
 """Relative error of a layer that counts as rounding: a few of 127 steps, which sums add up to."""
@@ -24,7 +24,7 @@ def first_disagreement(
     state = network.initial_state()
     if step and spec.states:
         state = State(*(torch.from_numpy(expected[pair.output][step - 1]) for pair in spec.states))
-    layers = _layer_outputs(network, torch.from_numpy(frames[step : step + 1]), state)
+    layers = _layer_outputs(as_engines_compute(network), torch.from_numpy(frames[step : step + 1]), state)
     exposed, tensors = _exposed(graph, layers)
     steps = OnnxSteps(exposed, spec, optimize=False)
     steps.memory = {pair.input: value.numpy() for pair, value in zip(spec.states, state, strict=False)}

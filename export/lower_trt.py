@@ -62,13 +62,27 @@ class TypedCnnLstm(CnnLstm):
         return {name: value.float() for name, value in super().read(x).items()}
 
     def _remember(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        x, after = super()._remember(x, State(state.h.half(), state.c))
+        x, after = super()._remember(x, State(state.h.to(x.dtype), state.c))
         return x, State(after.h.float(), after.c)
+
+    def fused(self) -> TypedCnnLstm:
+        """Return a copy that computes as engines do that fuse operators: FP16 is rounded to only where it is quantized.
+
+        ONNX Runtime runs the graph so on a CPU. TensorRT fuses convolutions with what follows them, and pointwise
+        operators with each other.
+        """
+        return copy.deepcopy(self).float()
 
 
 class NormaliseFrameHalf(nn.Module):
     """(x − 128) / 64 in FP16, where every uint8 value has an exact result."""
 
+    unit: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("unit", torch.tensor(1 / 64, dtype=torch.float16))
+
     def forward(self, frame: Tensor) -> Tensor:
         # Cast before transpose: TensorRT accepts uint8 into a cast and nowhere else.
-        return ((frame.half() - 128) * (1 / 64)).permute(0, 3, 1, 2)
+        return ((frame.to(self.unit.dtype) - 128) * self.unit).permute(0, 3, 1, 2)

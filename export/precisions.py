@@ -17,8 +17,11 @@ FP16 = INT8 = Tolerance(0.3, 0.005)
 """For TensorRT, which may round between two operators or not. At worst a gate then opens, and a memory is replaced, a
 frame sooner: such moments are rare, so it is the typical step that tells a sound graph from another.
 """
-INT8_CPU = Tolerance(0.1, 0.002)
-"""Integers are exact on every CPU; only what is rounded to them now and then falls to the other side."""
+INT8_CPU = Tolerance(0.3, 0.03)
+"""A CPU multiplies by one rounded ratio of scales, torch by one scale after the other: once in 100,000 values they
+round to different sides. Shallow networks stay a hundred times below this; fifty layers multiply what the first differ
+in.
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,7 +80,7 @@ def scale_of(step: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 class ActivationQuantizer(nn.Module):
-    """Q/DQ of one activation with a fixed scale."""
+    """Q/DQ of one activation with a fixed scale; what is wider than `dtype` is first rounded to it."""
 
     scale: Tensor
     zero_point: Tensor
@@ -89,8 +89,11 @@ class ActivationQuantizer(nn.Module):
         super().__init__()
         self.register_buffer("scale", scale_of(torch.tensor(scale), dtype))
         self.register_buffer("zero_point", torch.tensor(zero_point, dtype=integer))
+        self.dtype = dtype
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.dtype != self.dtype:
+            x = x.to(self.dtype).to(x.dtype)
         result: Tensor = _QuantizeDequantize.apply(x, self.scale, self.zero_point)  # type: ignore[no-untyped-call]  # as torch has it
         return result
 

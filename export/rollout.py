@@ -6,27 +6,24 @@ What travels is `Course`: by tensor name, [steps, …] as the graph's border nam
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
-from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 
 from edge_cnnlstm.runtime.backends.ort import open_session, quantizes_fp16
 from edge_cnnlstm.spec import ModelSpec
 from edge_cnnlstm.training.data.clip import Clip
 from edge_cnnlstm.training.model import CnnLstm
+from export.lower_trt import TypedCnnLstm
 
 Course = dict[str, NDArray[np.float32]]
 Frames = NDArray[np.uint8]
 """uint8 [steps, streams, height, width, 3]."""
 Resets = NDArray[np.bool_]
 """bool [steps]: where every memory is emptied before the frame."""
-SUMMING = {functional.conv2d, functional.linear, torch.matmul}
 
 
 def frames_of(clips: Sequence[Clip], steps: int) -> NDArray[np.uint8]:
@@ -35,29 +32,32 @@ def frames_of(clips: Sequence[Clip], steps: int) -> NDArray[np.uint8]:
     return frames[np.arange(steps) % len(frames)]
 
 
-class _SumsInFloat(TorchFunctionMode):
-    """Half-precision convolutions and products summed in FP32 and rounded once, as GPUs do; and far sooner on a CPU."""
-
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function in SUMMING and args[0].dtype == torch.float16:
-            wide = [value.float() if isinstance(value, torch.Tensor) else value for value in args]
-            return function(*wide, **(kwargs or {})).half()
-        return function(*args, **(kwargs or {}))
+def as_engines_compute(network: CnnLstm) -> CnnLstm:
+    """Return what a lowered network's graph is held against in torch."""
+    return network.fused() if isinstance(network, TypedCnnLstm) else network
 
 
 @torch.inference_mode()
 def torch_course(network: CnnLstm, frames: Frames, resets: Resets) -> Course:
-    """Roll a network over frames."""
-    streams = frames.shape[1]
+    """Roll a network over frames, as engines compute it; on one thread, like the graphs that it is held against."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return _rolled(network, frames, resets)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _rolled(network: CnnLstm, frames: Frames, resets: Resets) -> Course:
+    network, streams = as_engines_compute(network), frames.shape[1]
     empty = state = network.initial_state(streams)
     course: dict[str, list[NDArray[np.float32]]] = {}
     remembers = network.config.scan == "frames" and network.config.layers > 0
-    with _SumsInFloat():
-        for moment, reset in zip(torch.from_numpy(frames), resets, strict=True):
-            outputs, state = network.step(moment, empty if reset else state)
-            memory = {"h_next": state.h, "c_next": state.c} if remembers else {}
-            for name, value in {**outputs, **memory}.items():
-                course.setdefault(name, []).append(value.numpy().copy())
+    for moment, reset in zip(torch.from_numpy(frames), resets, strict=True):
+        outputs, state = network.step(moment, empty if reset else state)
+        memory = {"h_next": state.h, "c_next": state.c} if remembers else {}
+        for name, value in {**outputs, **memory}.items():
+            course.setdefault(name, []).append(value.numpy().copy())
     return {name: np.stack(values) for name, values in course.items()}
 
 

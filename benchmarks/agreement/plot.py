@@ -41,7 +41,7 @@ def draw(courses: Mapping[str, Course], reference: str, path: Path) -> None:
         panel.grid(alpha=0.3)
     panels[0][0].set_ylabel("mean |difference from FP32|")
     figure.legend(*panels[0][0].get_legend_handles_labels(), loc="lower center", ncols=4, frameon=False)
-    figure.tight_layout(rect=(0, 0.07, 1, 1))
+    figure.tight_layout(rect=(0, 0.11, 1, 1))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=130)

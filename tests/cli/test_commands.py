@@ -84,11 +84,16 @@ def test_verify_refuses_a_changed_byte(exported: Path, tmp_path: Path, position:
 
 
 def test_the_export_left_its_measurements_beside_the_bundle(exported: Path) -> None:
-    report = json.loads(exported.with_suffix(".export.json").read_text())
+    report = json.loads(exported.with_suffix(".export_report.json").read_text())
+    page = exported.with_suffix(".export_report.html").read_text(encoding="utf-8")
 
-    assert set(report["parity"]) == set(report["accuracy"]) == {"fp32", "int8_onnxruntime", "int8_tensorrt"}
-    assert report["parity"]["fp32"]["max_abs_output"] < 1e-3
-    assert report["tensorrt_aot"]["plan_bytes"] > 100_000
+    shipped = {"fp32", "fp16_tensorrt", *(choice["name"] for choice in report["choice"].values())}
+    assert set(report["parity"]["graphs"]) == set(report["graphs"]) >= shipped
+    assert any(name.endswith("_onnxruntime") for name in report["graphs"])
+    assert report["parity"]["graphs"]["fp32"]["largest"] < 1e-3
+    assert report["graphs"]["fp32"]["agreement"] == {"fp32": 1.0}
+    assert all(built["plan_bytes"] > 100_000 for built in report["tensorrt"].values())
+    assert all(name in page for name in report["graphs"])
     assert report["bundle"]["bytes"] == exported.stat().st_size
     assert not list(exported.parent.glob(".*unproven*"))
 
@@ -181,11 +186,12 @@ def test_bad_input_gets_one_clear_error(arguments: list[str], said: str, exporte
     assert "Traceback" not in result.stderr
 
 
-def test_export_refuses_a_network_without_memory_and_leaves_nothing(tmp_path: Path) -> None:
+def test_export_refuses_too_few_clips_to_calibrate_on_and_leaves_nothing(tmp_path: Path) -> None:
     assert edge("train", "occluded-digits", *QUICK, "--set", "model.layers=0", "-o", tmp_path / "flat").returncode == 0
 
     refused = edge(tmp_path / "flat", "-o", tmp_path / "out.edge", module="export")
 
     assert refused.returncode == 1
-    assert "remembers nothing" in refused.stderr
+    assert "one rollout: 10 × the longest clip" in refused.stderr
+    assert "Traceback" not in refused.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["flat"]
