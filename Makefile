@@ -22,8 +22,9 @@ demo: $(VENV)/demo
 	    --predictions $(RUN)/predictions.jsonl --summary $(RUN)/stream.json
 	$(BIN)/edge-cnnlstm report $(RUN)
 
+# CI sets CI, and runs the slow ones too.
 test: lint
-	$(BIN)/python -m pytest $(PYTEST)
+	$(BIN)/python -m pytest $(if $(CI),,-m "not slow") $(PYTEST)
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .

@@ -93,7 +93,8 @@ def _tracked(bars: Progress, what: str, parts: int) -> Callable[[], None]:
 
 
 def _show(found: Exported) -> None:
-    table = Table(Column("on the test clips", no_wrap=True), *found.tested)
+    names = (Column(name, justify="right", overflow="fold") for name in found.tested)
+    table = Table(Column("on the test clips", overflow="fold"), *names)
     for score in found.tested["fp32"].quality:
         table.add_row(score, *(f"{measured.quality[score]:.1%}" for measured in found.tested.values()))
     table.add_section()

@@ -247,7 +247,8 @@ def trained(checkpoint: Path) -> CnnLstm:
 def exported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle that `python -m export` makes of the trained network."""
     bundle = tmp_path_factory.mktemp("exported") / "digits.edge"
-    command = [sys.executable, "-m", "export", checkpoint, "-o", bundle, "--clips", "4", "--budget", "1"]
+    few = ["--clips", "4", "--validation-clips", "16", "--sensitivity-clips", "2", "--steps", "128", "--budget", "1"]
+    command = [sys.executable, "-m", "export", checkpoint, "-o", bundle, *few]
     made = subprocess.run([*map(str, command)], capture_output=True, text=True, cwd=ROOT, check=False)
     assert made.returncode == 0, made.stdout + made.stderr
     return bundle

@@ -94,6 +94,81 @@ def test_the_comparison_of_memories_is_what_was_measured() -> None:
     assert table in document, table
 
 
+BENCHMARKS = ROOT / "benchmarks" / "README.md"
+
+
+def results(kind: str, name: str, document: str) -> Any:
+    """Return the results that a document links to."""
+    (path,) = set(re.findall(rf"\((?:benchmarks/)?(results/{kind}-{name}-[\d-]+\.json)\)", document))
+    return json.loads((ROOT / "benchmarks" / path).read_text())
+
+
+def speeds(name: str, found: Any) -> list[str]:
+    """The rows of a network in the table of what the CPU graphs cost."""
+    ratios = {row["name"]: row for row in found["ratios"]}
+    counted = found["operators"]["int8_onnxruntime"]
+    rows = []
+    for threads, words in ((1, "1 thread"), (2, "2 threads")):
+
+        def said(which: str, words: str = words) -> str:
+            (row,) = (row for key, row in ratios.items() if re.fullmatch(f"{which}, {words}", key))
+            return f"{row['value']:.2f} ({row['low']:.2f}–{row['high']:.2f})"
+
+        p50 = {case["name"]: case["p50_us"] for case in found["cases"] if case["threads"] == threads}
+        rows.append(
+            f"| {name}, {words} | {said('onnxruntime fp32 / onnxruntime int8')} "
+            f"| {said('onnxruntime fp32 / .* .the best engine.')} | {said('onnxruntime int8 / onnxruntime best .*')} "
+            f"| {p50['onnxruntime int8'] / 1e3:.2f} ms | {counted['float_convolutions']} "
+            f"| {counted['quantize'] + counted['dequantize']} |"
+        )
+    return rows
+
+
+def agreements(name: str, found: Any) -> list[str]:
+    """The rows of a network in the table of agreement with FP32."""
+    figures = {row["name"]: row["value"] for row in found["ratios"]}
+    rows = []
+    for graph in found["drift"]:
+        top, drift = f"{graph}: top-1 agreement of digit", f"{graph}: drift of {{}}{{}}, frame 10,000 / frame 100"
+        of_size = " relative to its size"
+        rows.append(
+            f"| {name}, {graph} | {figures[top]:.2%} | {figures[drift.format('h', '')]:.2f} "
+            f"| {figures[drift.format('c', '')]:.2f} | {figures[drift.format('c', of_size)]:.2f} |"
+        )
+    return rows
+
+
+@pytest.mark.parametrize("name", ["small", "base"])
+def test_speeds_and_agreement_are_what_was_measured(name: str) -> None:
+    document = BENCHMARKS.read_text()
+    wanted = speeds(name, results("engines", name, document)) + agreements(name, results("agreement", name, document))
+
+    for row in wanted:
+        assert row in document, "\n".join(["the document should hold:", *wanted])
+
+
+def plan(found: Any) -> list[str]:
+    """The README's table of precisions, made from an export's report."""
+    engines = {"portable": "any engine", "tensorrt": "TensorRT", "onnxruntime": "ONNX Runtime"}
+    rows = []
+    for row in found["candidates"]:
+        times = {time["kind"]: time["p50_us"] for time in [row["latency"], *row["other_latencies"]]}
+        here, board = (f"{times[kind]:,.0f} µs" if kind in times else "–" for kind in ("measured", "estimated"))
+        chosen = [engines[engine] for engine, made in found["choice"].items() if made["name"] == row["name"]]
+        rows.append(
+            f"| {row['precision']} | {engines[row['dialect']]} | {100 * row['lost']:.2f} "
+            f"| {row['bytes'] / 1e3:,.0f} kB | {here} | {board} | {'for ' + ' and '.join(chosen) if chosen else ''} |"
+        )
+    return rows
+
+
+def test_the_precisions_are_what_was_measured() -> None:
+    wanted = plan(results("export", "nano", README))
+
+    for row in wanted:
+        assert row in README, "\n".join(["the README's table should hold:", *wanted])
+
+
 def test_every_link_and_picture_leads_somewhere() -> None:
     targets = re.findall(r"\]\(([^)#]+)\)", README)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from edge_cnnlstm.bundle import format as bundle_format
 from edge_cnnlstm.cli.console import output
@@ -18,7 +18,7 @@ BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle, su
 
 
 def inspect(path: BundlePath) -> None:
-    """Show what a bundle holds: frame, memory, heads, graphs and what was measured of them."""
+    """Show what a bundle holds: frame, memory, heads, graphs, what was measured of them, and why these."""
     bundle = bundle_format.read(path)
     manifest, model = bundle.manifest, bundle.manifest.model
     output.print(f"[bold]{manifest.name}[/]  format {manifest.format_version}, {path.stat().st_size:,} bytes")
@@ -29,11 +29,18 @@ def inspect(path: BundlePath) -> None:
         labels = f", labels {' '.join(head.labels)}" if head.labels else ""
         output.print(f"head    {head.name}: {head.task} from {', '.join(head.outputs)}{labels}", highlight=False)
     output.print("made by " + ", ".join(f"{name} {version}" for name, version in manifest.made_with.items()))
-    table = Table("graph", "dialect", "precision", "bytes", "measured")
+    table = Table("graph", "dialect", "precision", Column("bytes", justify="right"))
     for graph in manifest.graphs:
-        measured = ", ".join(f"{name} {value:.1%}" for name, value in graph.accuracy.items())
-        table.add_row(graph.name, graph.dialect, graph.precision, f"{len(bundle.graph(graph.name)):,}", measured)
+        table.add_row(graph.name, graph.dialect, graph.precision, f"{len(bundle.graph(graph.name)):,}")
     output.print(table)
+    names = (Column(graph.name, justify="right", overflow="fold") for graph in manifest.graphs)
+    scores = Table(Column("measured on test clips", overflow="fold"), *names)
+    for name in dict.fromkeys(name for graph in manifest.graphs for name in graph.accuracy):
+        found = [graph.accuracy.get(name) for graph in manifest.graphs]
+        scores.add_row(name, *("–" if value is None else f"{value:.1%}" for value in found))
+    output.print(scores)
+    for target, why in manifest.plan.reasons.items() if manifest.plan else ():
+        output.print(f"[bold]{target}[/]: {why}.", highlight=False, soft_wrap=True)
 
 
 def verify(path: BundlePath) -> None:

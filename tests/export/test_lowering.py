@@ -132,7 +132,12 @@ def test_the_tensorrt_dialect_is_symmetric_unrolled_and_typed(graphs: dict[str, 
     assert sum(array.dtype == np.int8 and array.ndim > 1 for array in tensors.values()) == 7
 
 
-@pytest.mark.parametrize("preset", sorted(PRESETS))
+EVERY_PRESET = [
+    pytest.param(preset, marks=[pytest.mark.slow] if preset == "base" else []) for preset in sorted(PRESETS)
+]
+
+
+@pytest.mark.parametrize("preset", EVERY_PRESET)
 def test_onnx_runtime_computes_every_layer_of_the_cpu_dialect_in_integers(preset: str) -> None:
     network = lowered(preset)["int8_onnxruntime"]
 
@@ -179,7 +184,7 @@ def test_every_head_answers_in_every_dialect(name: str) -> None:
         np.testing.assert_allclose(found[output], values, rtol=0, atol=atol)
 
 
-@pytest.mark.parametrize("preset", sorted(PRESETS))
+@pytest.mark.parametrize("preset", EVERY_PRESET)
 def test_tensorrt_builds_every_precision_with_its_int8_weights_as_they_are(preset: str) -> None:
     for name, network in lowered(preset).items():
         if name.endswith("onnxruntime"):

@@ -124,6 +124,7 @@ def test_the_lowered_networks_answer_as_the_fake_quantized_one(
             assert lowered.quality[score] == pytest.approx(value, abs=0.03), (name, score)
 
 
+@pytest.mark.slow
 def test_fine_tuning_recovers_what_quantization_lost(
     checkpoint: object, corpus: Corpus, split: CnnLstm, rollouts: Rollouts, clips: list[Clip]
 ) -> None:
