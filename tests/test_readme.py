@@ -21,7 +21,7 @@ def table(results: dict[str, dict[str, dict[str, float]]]) -> list[str]:
     """The README's table of results, made from the demo's report."""
     names = {
         "fp32": "CNN-LSTM, FP32",
-        "int8": "CNN-LSTM, INT8 (ONNX Runtime)",
+        "int8_onnxruntime": "CNN-LSTM, INT8 (ONNX Runtime)",
         "int8_tensorrt": "CNN-LSTM, INT8 + FP16 (TensorRT dialect)",
         "cnn_only": "the same CNN without memory",
     }

@@ -142,14 +142,14 @@ def test_classes_agree_with_torch_and_with_fp32_on_whole_clips(
     for name in ("int8_tensorrt", "int8_onnxruntime"):
         network = networks[name]
         answers = measure_graph(graphs[name], spec_of(network), clips, heads).answers
-        # The checkpoint of these tests has learnt for seconds: its classes are hardly apart. 256 frames.
+        # The checkpoint of these tests has learnt for seconds: its classes are hardly apart, even in FP32.
         same, close = (
             agreement(answers, measure_network(network, clips).answers, heads),
             agreement(answers, exact, heads),
         )
         assert same is not None
         assert close is not None
-        assert same >= 0.97
+        assert same >= 0.999
         assert close >= 0.95
 
 
