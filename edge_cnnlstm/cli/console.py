@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -22,6 +23,8 @@ errors = Console(stderr=True)
 """What ends a command."""
 output = Console()
 """Results."""
+NUMBERS = re.compile(r"\[\n([-+\d.,eE\s]+)\]")
+"""In JSON: a string holds no line break, so that what matches is a list of numbers."""
 
 
 def run(app: typer.Typer) -> None:
@@ -56,9 +59,10 @@ def _fail(error: EdgeError) -> NoReturn:
 
 
 def write_json(path: Path, document: dict[str, Any]) -> None:
-    """Write a results file; raises ConfigError when its place cannot be written."""
+    """Write a results file, a list of numbers on one line; raises ConfigError when its place cannot be written."""
+    text = NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", json.dumps(document, indent=2))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(document, indent=2) + "\n")
+        path.write_text(text + "\n")
     except OSError as error:
         raise unusable_path(error) from error

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from edge_cnnlstm.cli.console import write_json
+
 ROOT = Path(__file__).parent.parent.parent
 QUICK = ("--set", "data.clips=32", "--set", "data.held_out=4", "--set", "fit.stages=[{epochs=1, frames=3, batch=4}]")
 
@@ -66,6 +68,17 @@ def test_inspect_and_verify_accept_a_sound_bundle(exported: Path) -> None:
     for word in ("int8_onnxruntime", "int8_tensorrt", "fp32", "h → h_next", "c → c_next", "crop"):
         assert word in inspected.stdout
     assert "every graph proven over 64 frames" in verified.stdout
+
+
+def test_results_have_a_list_of_numbers_on_one_line(tmp_path: Path) -> None:
+    document = {"samples": [[1, -2.5e-3], []], "words": ["[\n 1\n]", "[ 1 ]"], "none": [1, None], "deep": [{"a": [3]}]}
+
+    write_json(tmp_path / "results.json", document)
+
+    text = (tmp_path / "results.json").read_text()
+    assert json.loads(text) == document
+    assert "[1, -0.0025]" in text
+    assert '"a": [3]' in text
 
 
 @pytest.mark.parametrize("position", [0, 40, 5_000, 200_000, -1, -30])
