@@ -105,7 +105,7 @@ def export_module(module: nn.Module, spec: ModelSpec, frame: Tensor) -> onnx.Mod
                 fix=f"replace the Python control flow at {Path(warning.filename).name}:{warning.lineno}",
             )
     graph = onnx.load_from_string(buffer.getvalue())
-    _inline_shared_constants(graph.graph)
+    _unshare_constants(graph.graph)
     onnx.checker.check_model(graph, full_check=True)
     return graph
 
@@ -147,12 +147,14 @@ def _untranslatable(error: Exception, model: CnnLstm | None) -> ExportError:
     )
 
 
-def _inline_shared_constants(graph: onnx.GraphProto) -> None:
-    """Undo the tracer's sharing of equal constants through Identity nodes, so that every scale is a plain constant."""
-    constants = {tensor.name for tensor in graph.initializer}
-    shared = [node for node in graph.node if node.op_type == "Identity" and node.input[0] in constants]
-    original = {node.output[0]: node.input[0] for node in shared}
-    for node in shared:
+def _unshare_constants(graph: onnx.GraphProto) -> None:
+    """Undo the tracer's sharing of equal constants through Identity nodes: each layer gets its own.
+
+    ONNX Runtime, where it has to widen int8 weights (see `runtime.backends.ort`), stops at a zero point that two share.
+    """
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for node in [node for node in graph.node if node.op_type == "Identity" and node.input[0] in constants]:
         graph.node.remove(node)
-    for node in graph.node:
-        node.input[:] = [original.get(name, name) for name in node.input]
+        own = graph.initializer.add()
+        own.CopyFrom(constants[node.input[0]])
+        own.name = node.output[0]

@@ -39,23 +39,18 @@ class _QuantizeDequantize(Function):
 
 
 class _Dequantize(Function):
-    """q → (q − zero point) · scale; the scale runs along `axis` when it is a vector. Without a zero point it is 0.
-
-    A zero point that is written out would be one constant for all layers of a width, and ONNX Runtime, where it has to
-    widen weights, stops at the second operator that shares one.
-    """
+    """q → (q − zero point) · scale; both run along `axis` when they are vectors."""
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, scale: Tensor, zero_point: Tensor | None, axis: int) -> Tensor:
+    def forward(ctx: Any, q: Tensor, scale: Tensor, zero_point: Tensor, axis: int) -> Tensor:
         shape = [-1 if i == axis else 1 for i in range(q.ndim)] if scale.ndim else []
-        centred = q.float() if zero_point is None else q.float() - zero_point.float()
-        return (centred * scale.float().reshape(shape)).to(scale.dtype)
+        values = (q.float() - zero_point.float().reshape(shape)) * scale.float().reshape(shape)
+        return values.to(scale.dtype)
 
     @staticmethod
     def symbolic(graph: Any, q: Any, scale: Any, zero_point: Any, axis: int) -> Any:
-        inputs = [q, scale] if zero_point is None else [q, scale, zero_point]
         sizes = q.type().sizes()
-        return graph.op("DequantizeLinear", *inputs, axis_i=axis).setType(scale.type().with_sizes(sizes))
+        return graph.op("DequantizeLinear", q, scale, zero_point, axis_i=axis).setType(scale.type().with_sizes(sizes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +98,7 @@ class WeightDequantizer(nn.Module):
 
     quantized: Tensor
     scale: Tensor
+    zero_point: Tensor
     values: Tensor
 
     def __init__(self, weight: Tensor, magnitude: Tensor, axis: int, dtype: torch.dtype) -> None:
@@ -113,6 +109,7 @@ class WeightDequantizer(nn.Module):
         self.axis = axis
         self.register_buffer("quantized", quantized.to(torch.int8))
         self.register_buffer("scale", scale)
+        self.register_buffer("zero_point", torch.zeros(len(scale), dtype=torch.int8))
         self.register_buffer("values", self._dequantized(), persistent=False)
 
     def forward(self) -> Tensor:
@@ -120,7 +117,7 @@ class WeightDequantizer(nn.Module):
         return self._dequantized() if torch.onnx.is_in_onnx_export() else self.values
 
     def _dequantized(self) -> Tensor:
-        result: Tensor = _Dequantize.apply(self.quantized, self.scale, None, self.axis)  # type: ignore[no-untyped-call]  # as torch has it
+        result: Tensor = _Dequantize.apply(self.quantized, self.scale, self.zero_point, self.axis)  # type: ignore[no-untyped-call]  # as torch has it
         return result
 
 

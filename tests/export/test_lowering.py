@@ -116,6 +116,17 @@ def test_every_quantizer_is_counted_against_the_plan(
         check_quantizers(graphs["mixed_tensorrt"], split, precisions["int8_tensorrt"])
 
 
+@pytest.mark.parametrize("name", ["int8_onnxruntime", "int8_tensorrt"])
+def test_no_two_layers_share_a_zero_point(name: str, graphs: dict[str, onnx.ModelProto]) -> None:
+    weights = {tensor.name for tensor in graphs[name].graph.initializer if len(tensor.dims) > 1}
+    layers = [node for node in graphs[name].graph.node if node.input and node.input[0] in weights]
+
+    zero_points = [node.input[2] for node in layers if node.op_type == "DequantizeLinear"]
+
+    assert len(zero_points) == 7
+    assert len(set(zero_points)) == 7
+
+
 def test_the_tensorrt_dialect_is_symmetric_unrolled_and_typed(graphs: dict[str, onnx.ModelProto]) -> None:
     graph = graphs["int8_tensorrt"]
     found = operators(graph)
