@@ -94,7 +94,7 @@ def _tracked(bars: Progress, what: str, parts: int) -> Callable[[], None]:
 
 def _show(found: Exported) -> None:
     names = (Column(name, justify="right", overflow="fold") for name in found.tested)
-    table = Table(Column("on the test clips", overflow="fold"), *names)
+    table = Table(Column("on the test clips", no_wrap=True), *names)
     for score in found.tested["fp32"].quality:
         table.add_row(score, *(f"{measured.quality[score]:.1%}" for measured in found.tested.values()))
     table.add_section()

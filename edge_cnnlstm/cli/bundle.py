@@ -34,7 +34,7 @@ def inspect(path: BundlePath) -> None:
         table.add_row(graph.name, graph.dialect, graph.precision, f"{len(bundle.graph(graph.name)):,}")
     output.print(table)
     names = (Column(graph.name, justify="right", overflow="fold") for graph in manifest.graphs)
-    scores = Table(Column("measured on test clips", overflow="fold"), *names)
+    scores = Table(Column("on the test clips", no_wrap=True), *names)
     for name in dict.fromkeys(name for graph in manifest.graphs for name in graph.accuracy):
         found = [graph.accuracy.get(name) for graph in manifest.graphs]
         scores.add_row(name, *("–" if value is None else f"{value:.1%}" for value in found))
