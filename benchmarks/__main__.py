@@ -6,7 +6,6 @@ import shlex
 import time
 from dataclasses import asdict
 from datetime import datetime, timezone
-from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +16,7 @@ from rich.table import Table
 
 from benchmarks import machine
 from benchmarks.agreement.command import agreement
+from benchmarks.bundle import identity
 from benchmarks.engines.command import engines
 from benchmarks.latency import SAMPLES_FOR_P99, SCHEMA_VERSION, WARM_UP_FRAMES, Advance, Case, Plan, Result, percentile
 from benchmarks.latency import run as run_latency
@@ -69,11 +69,7 @@ def latency(
         "schema_version": SCHEMA_VERSION,
         "command": command(path, plan),
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "bundle": {
-            "file": path.name,
-            "name": bundle.manifest.name,
-            "sha256": sha256(path.read_bytes()).hexdigest(),
-        },
+        "bundle": identity(bundle, path),
         "machine": asdict(machine.describe()) | {"load_before": machine.load_average()},
         "versions": machine.versions(),
     }

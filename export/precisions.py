@@ -13,11 +13,11 @@ from export.parity import Tolerance
 from export.quantize import Calibration
 
 FP32 = Tolerance(1e-3, 1e-4)
-FP16 = INT8 = Tolerance(0.3, 0.005)
-"""For TensorRT, which may round between two operators or not. At worst a gate then opens, and a memory is replaced, a
+TENSORRT = Tolerance(0.3, 0.005)
+"""TensorRT may round between two operators or not. At worst a gate then opens, and a memory is replaced, a
 frame sooner: such moments are rare, so it is the typical step that tells a sound graph from another.
 """
-INT8_CPU = Tolerance(0.3, 0.03)
+ONNXRUNTIME = Tolerance(0.3, 0.03)
 """A CPU multiplies by one rounded ratio of scales, torch by one scale after the other: once in 100,000 values they
 round to different sides. Shallow networks stay a hundred times below this; fifty layers multiply what the first differ
 in.
@@ -57,12 +57,12 @@ def candidates(layers: tuple[str, ...], keep: tuple[str, ...] = ()) -> dict[str,
     but = f", but for {', '.join(keep)}" if keep else ""
     found = [
         Precision("fp32", "portable", "fp32", (), FP32, lambda model, *_: model),
-        Precision("fp16_tensorrt", "tensorrt", "fp16, fp32 cell state", (), FP16, lower_trt),
-        Precision("int8_tensorrt", "tensorrt", f"int8{but}, fp16 between, fp32 cell state", able, INT8, lower_trt),
-        Precision("int8_onnxruntime", "onnxruntime", f"int8{but}, fp32 between", able, INT8_CPU, lower_ort),
+        Precision("fp16_tensorrt", "tensorrt", "fp16, fp32 cell state", (), TENSORRT, lower_trt),
+        Precision("int8_tensorrt", "tensorrt", f"int8{but}, fp16 between, fp32 cell state", able, TENSORRT, lower_trt),
+        Precision("int8_onnxruntime", "onnxruntime", f"int8{but}, fp32 between", able, ONNXRUNTIME, lower_ort),
     ]
     if gates and rest:
         text = f"int8 convolutions{but}, {{}} gates"
-        found[2:2] = [Precision("mixed_tensorrt", "tensorrt", text.format("fp16"), rest, INT8, lower_trt)]
-        found[4:4] = [Precision("mixed_onnxruntime", "onnxruntime", text.format("fp32"), rest, INT8_CPU, lower_ort)]
+        found[2:2] = [Precision("mixed_tensorrt", "tensorrt", text.format("fp16"), rest, TENSORRT, lower_trt)]
+        found[4:4] = [Precision("mixed_onnxruntime", "onnxruntime", text.format("fp32"), rest, ONNXRUNTIME, lower_ort)]
     return {precision.name: precision for precision in found}

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import datetime, timezone
-from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,8 +18,8 @@ from benchmarks import goals, machine
 from benchmarks.agreement import course
 from benchmarks.agreement.course import Course
 from benchmarks.agreement.frames import LEAST, stream
+from benchmarks.bundle import identity, reference_of
 from benchmarks.goals import Figure
-from benchmarks.reference import reference_of
 from edge_cnnlstm.bundle import format as bundle_format
 from edge_cnnlstm.bundle.format import Bundle
 from edge_cnnlstm.cli import console
@@ -69,11 +68,7 @@ def agreement(
             "started": started,
             "seconds": round(time.monotonic() - begun, 1),
             "method": METHOD,
-            "bundle": {
-                "file": path.name,
-                "name": bundle.manifest.name,
-                "sha256": sha256(path.read_bytes()).hexdigest(),
-            },
+            "bundle": identity(bundle, path),
             "frames": len(next(iter(courses[reference].outputs.values()))),
             "ratios": [figure.document() for figure in figures],
             "drift": curves(courses, reference),

@@ -7,7 +7,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
-from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,11 +16,11 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from benchmarks import machine
+from benchmarks.bundle import identity, reference_of
 from benchmarks.engines import forms, operators, peer, show
 from benchmarks.engines.processes import Advance, Bench, Case, Measured, measure
 from benchmarks.goals import Figure
 from benchmarks.latency import SAMPLES_FOR_P99, WARM_UP_FRAMES, percentile
-from benchmarks.reference import reference_of
 from edge_cnnlstm import provenance
 from edge_cnnlstm.bundle import format as bundle_format
 from edge_cnnlstm.bundle.format import Bundle
@@ -90,11 +89,7 @@ def engines(
         "schema_version": SCHEMA_VERSION,
         "command": command(path, plan),
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "bundle": {
-            "file": path.name,
-            "name": bundle.manifest.name,
-            "sha256": sha256(path.read_bytes()).hexdigest(),
-        },
+        "bundle": identity(bundle, path),
     }
     host = asdict(machine.describe()) | {"load_before": machine.load_average()}
     begun = time.monotonic()

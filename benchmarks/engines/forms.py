@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from benchmarks.bundle import reference_of
 from benchmarks.engines.processes import Case, Measured
 from benchmarks.goals import Figure
 from benchmarks.latency import percentile
-from benchmarks.reference import reference_of
 from edge_cnnlstm.bundle.format import Bundle
 from edge_cnnlstm.bundle.manifest import Graph
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from benchmarks.bundle import reference_of
 from benchmarks.goals import Figure, table
-from benchmarks.reference import reference_of
 from edge_cnnlstm.bundle import format as bundle_format
 from edge_cnnlstm.bundle.manifest import Graph
 from edge_cnnlstm.errors import ConfigError
