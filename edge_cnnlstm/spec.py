@@ -6,7 +6,8 @@ writes them as JSON.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -88,11 +89,35 @@ class HeadSpec(_Strict):
 
 
 @dataclass(frozen=True, slots=True)
+class StateRules(_Strict):
+    """When the memory no longer belongs to the frame at hand, and is emptied before it.
+
+    `gap_ms`: the last frame was captured longer ago than this. `idle_ms`: no frame came for longer than this, whenever
+    it was captured. None switches either off. `source_change`: the frame comes from another source than the last.
+    `seek`: it is the last frame or an earlier one. `not_finite`: the memory or the answer holds NaN or infinity, which
+    would poison every answer after it.
+    """
+
+    gap_ms: float | None = 1000.0
+    idle_ms: float | None = None
+    source_change: bool = True
+    seek: bool = True
+    not_finite: bool = True
+
+    def __post_init__(self) -> None:
+        for name, limit in (("gap_ms", self.gap_ms), ("idle_ms", self.idle_ms)):
+            if limit is not None and not 0 < limit < math.inf:
+                raise ConfigError(f"{name} {limit}", expected="a finite time above 0, or None", fix="change the rule")
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec(_Strict):
     """Everything a runtime must know about a step graph to feed it, carry its memory and read its answers.
 
     `frame` is the raw RGB frame, uint8 [batch, height, width, 3]; `fit` is how a camera frame of another
-    size was brought to that size in training. Raises ConfigError when the parts contradict each other.
+    size was brought to that size in training. `dt`, float32 [batch, 1], is there when the network asks for the time
+    since its last frame, in seconds; it is 0 for the first frame after a reset. `rules` say when memory is emptied.
+    Raises ConfigError when the parts contradict each other.
     """
 
     frame: TensorSpec
@@ -100,9 +125,15 @@ class ModelSpec(_Strict):
     states: tuple[StatePair, ...]
     outputs: tuple[TensorSpec, ...]
     heads: tuple[HeadSpec, ...]
+    dt: TensorSpec | None = None
+    rules: StateRules = StateRules()
 
     def __post_init__(self) -> None:
-        names = [self.frame.name, *(name for pair in self.states for name in (pair.input, pair.output))]
+        names = [
+            self.frame.name,
+            *([self.dt.name] if self.dt else []),
+            *(name for pair in self.states for name in (pair.input, pair.output)),
+        ]
         names += [output.name for output in self.outputs]
         if len(set(names)) != len(names):
             raise ConfigError(
@@ -114,6 +145,13 @@ class ModelSpec(_Strict):
                 expected="uint8 [batch, height, width, 3]",
                 fix="keep the preprocessing inside the graph",
             )
+        batch = self.frame.shape[0]
+        if self.dt is not None and (self.dt.dtype, self.dt.shape) != ("float32", (batch, 1)):
+            raise ConfigError(
+                f"dt input is {self.dt.dtype} {self.dt.shape}",
+                expected=f"float32 [{batch}, 1]",
+                fix="give the graph one number of seconds per stream",
+            )
         if not self.outputs:
             raise ConfigError("a model without outputs", expected="one or more", fix="give the network a head")
         heads = [head.name for head in self.heads]
@@ -121,6 +159,11 @@ class ModelSpec(_Strict):
             raise ConfigError(f"heads {heads}", expected="every name once", fix="rename the repeated head")
         for head in self.heads:
             self._check_head(head)
+
+    @property
+    def batch(self) -> int:
+        """Streams that one step advances."""
+        return self.frame.shape[0]
 
     @property
     def height(self) -> int:
@@ -131,6 +174,16 @@ class ModelSpec(_Strict):
     def width(self) -> int:
         """Frame width in pixels."""
         return self.frame.shape[2]
+
+    def batched(self, streams: int) -> ModelSpec:
+        """Return what the same graph looks like to so many streams at once."""
+        return replace(
+            self,
+            frame=replace(self.frame, shape=(streams, *self.frame.shape[1:])),
+            states=tuple(replace(pair, shape=(pair.shape[0], streams, *pair.shape[2:])) for pair in self.states),
+            outputs=tuple(replace(output, shape=(streams, *output.shape[1:])) for output in self.outputs),
+            dt=self.dt and replace(self.dt, shape=(streams, 1)),
+        )
 
     def output(self, name: str) -> TensorSpec:
         """Return the output called `name`; raises ConfigError when there is none."""

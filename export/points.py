@@ -72,9 +72,9 @@ class SplitCell(nn.Module):
         self.gates_x.weight, self.gates_x.bias = nn.Parameter(weight[:, :inputs].clone()), nn.Parameter(bias.clone())
         self.gates_h.weight = nn.Parameter(weight[:, inputs:].clone())
 
-    def forward(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, h: Tensor, c: Tensor, shift: Tensor | None = None) -> tuple[Tensor, Tensor]:
         gates = self.gates_x(self.point_x(x)).to(c.dtype) + self.gates_h(self.point_h(h)).to(c.dtype)
-        h_next, c_next = lstm_update(gates, c)
+        h_next, c_next = lstm_update(gates if shift is None else gates + shift, c)
         return h_next.to(h.dtype), c_next
 
 

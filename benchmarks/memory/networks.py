@@ -17,6 +17,9 @@ from edge_cnnlstm.training.config import HeadConfig, ModelConfig, NetworkConfig
 from edge_cnnlstm.training.model import CnnLstm, LstmCell, Outputs, State
 
 
+# ruff: noqa: ARG002 - these networks are not told the time since their last frame
+
+
 class CnnMean(CnnLstm):
     """The CNN without LSTM, reading the mean of the features of all frames so far.
 
@@ -29,7 +32,7 @@ class CnnMean(CnnLstm):
             torch.zeros(1, batch, self.backbone.features, device=device), torch.zeros(1, batch, 1, device=device)
         )
 
-    def advance(self, features: Tensor, state: State) -> tuple[Tensor, State]:
+    def advance(self, features: Tensor, state: State, dt: Tensor | None = None) -> tuple[Tensor, State]:
         count = state.c + 1
         mean = state.h + (features - state.h) / count
         return self.dense(mean[0]), State(mean, count)
@@ -55,7 +58,7 @@ class CnnGru(CnnLstm):
         h = torch.zeros(1, batch, self.config.hidden, device=next(self.parameters()).device)
         return State(h, torch.zeros_like(h[:0]))
 
-    def advance(self, features: Tensor, state: State) -> tuple[Tensor, State]:
+    def advance(self, features: Tensor, state: State, dt: Tensor | None = None) -> tuple[Tensor, State]:
         h: Tensor = self.cell(features, state.h[0])
         return h, State(h[None], state.c)
 
@@ -87,12 +90,12 @@ class CnnTcn(CnnLstm):
             torch.zeros(back, batch, self.backbone.features, device=device),
         )
 
-    def roll(self, features: Tensor, state: State) -> tuple[Outputs, State]:
+    def roll(self, features: Tensor, state: State, dt: Tensor | None = None) -> tuple[Outputs, State]:
         x, state = self._convolve(features, state)
         outputs = self.read(x.flatten(0, 1))
         return {name: value.reshape(*features.shape[:2], -1) for name, value in outputs.items()}, state
 
-    def advance(self, features: Tensor, state: State) -> tuple[Tensor, State]:
+    def advance(self, features: Tensor, state: State, dt: Tensor | None = None) -> tuple[Tensor, State]:
         x, state = self._convolve(features[:, None], state)
         return x[:, 0], state
 

@@ -112,7 +112,8 @@ class NetworkConfig(Section):
 
     Whatever is not given comes from the preset. `layers = 0` is the same network without memory. `scan` says what
     the memory runs along: the frames of a video, or the rows of one image's feature map, from an empty memory for
-    each image.
+    each image. With `dt_input` the network is told the time since its last frame, and so how many frames of a video at
+    `frame_rate`, the rate of the clips that it learns from, it has missed.
     """
 
     preset: str = "nano"
@@ -124,6 +125,8 @@ class NetworkConfig(Section):
     layers: int = Field(ge=0)
     hidden: int = Field(gt=0)
     dropout: float = Field(default=0.0, ge=0, lt=1)
+    dt_input: bool = False
+    frame_rate: float = Field(default=30.0, gt=0, le=1000)
 
     @model_validator(mode="before")
     @classmethod
@@ -137,6 +140,12 @@ class NetworkConfig(Section):
             raise ValueError("scanning rows needs an LSTM layer or more")
         if self.scan == "rows" and self.backbone.where_channels:
             raise ValueError("scanning rows reads the whole feature map: set backbone.where_channels to 0")
+        return self
+
+    @model_validator(mode="after")
+    def _time_is_told_to_a_memory(self) -> NetworkConfig:
+        if self.dt_input and (self.layers == 0 or self.scan == "rows"):
+            raise ValueError("dt_input tells a memory how long ago the last frame was: it needs one, along frames")
         return self
 
 

@@ -15,6 +15,8 @@ from edge_cnnlstm.training.backbones import Backbone
 from edge_cnnlstm.training.config import HeadConfig, ModelConfig
 
 Outputs = dict[str, Tensor]
+MOST_MISSED = 16.0
+"""Missed frames beyond which more make no difference to a network that is told of them."""
 
 
 class State(NamedTuple):
@@ -39,8 +41,9 @@ class NormaliseFrame(nn.Module):
 class LstmCell(nn.Module):
     """One LSTM cell: a single linear map of [x, h] named `gates`, in the order input, forget, cell, output.
 
-    x [batch, inputs], h and c [batch, hidden] → new h, new c. Hochreiter & Schmidhuber 1997, with the
-    forget gate of Gers et al. 2000, whose bias starts at 1 so that a fresh network remembers.
+    x [batch, inputs], h and c [batch, hidden] → new h, new c. `shift`, [batch, 4 × hidden], is added to what the gates
+    sum up. Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000, whose bias starts at 1 so that a
+    fresh network remembers.
     """
 
     def __init__(self, inputs: int, hidden: int) -> None:
@@ -50,8 +53,9 @@ class LstmCell(nn.Module):
             self.gates.bias.zero_()[hidden : 2 * hidden] = 1.0
             nn.init.orthogonal_(self.gates.weight[:, inputs:])
 
-    def forward(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        return lstm_update(self.gates(torch.cat([x, h], dim=1)), c)
+    def forward(self, x: Tensor, h: Tensor, c: Tensor, shift: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        gates = self.gates(torch.cat([x, h], dim=1))
+        return lstm_update(gates if shift is None else gates + shift, c)
 
 
 def lstm_update(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
@@ -64,6 +68,22 @@ def lstm_update(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
     added = torch.sigmoid(input_gate) * torch.tanh(candidate)
     c_next = torch.sigmoid(forget_gate).to(c.dtype) * c + added.to(c.dtype)
     return torch.sigmoid(output_gate) * torch.tanh(c_next).to(gates.dtype), c_next
+
+
+class MissedFrames(nn.Module):
+    """Seconds since the last frame, [batch, 1] → what missed frames add to the gates' sums, [batch, 4 × hidden].
+
+    As if the number of frames missed were one more input of the first cell; kept apart, it stays in floating point
+    where that cell is quantized. It starts at zero: an untrained network makes no difference.
+    """
+
+    def __init__(self, frame_rate: float, hidden: int) -> None:
+        super().__init__()
+        self.frame_rate = frame_rate
+        self.weight = nn.Parameter(torch.zeros(1, 4 * hidden))
+
+    def forward(self, dt: Tensor) -> Tensor:
+        return torch.clamp(dt * self.frame_rate - 1, 0, MOST_MISSED) @ self.weight
 
 
 class Head(nn.Linear):
@@ -139,6 +159,7 @@ class CnnLstm(nn.Module):
         self.backbone = Backbone(config.backbone, config.height, config.width, by_rows=config.scan == "rows")
         features, hidden = self.backbone.features, config.hidden
         self.cells = nn.ModuleList(LstmCell(features if i == 0 else hidden, hidden) for i in range(config.layers))
+        self.missed = MissedFrames(config.frame_rate, hidden) if config.dt_input else None
         self.dense = nn.Sequential(nn.Linear(features, hidden), nn.ReLU()) if config.layers == 0 else nn.Identity()
         self.dropout = nn.Dropout(config.dropout)
         self.heads = nn.ModuleList(HEADS[head.task](head, hidden) for head in config.heads)
@@ -148,20 +169,22 @@ class CnnLstm(nn.Module):
         shape, device = (self.config.layers, batch, self.config.hidden), next(self.parameters()).device
         return State(torch.zeros(shape, device=device), torch.zeros(shape, device=device))
 
-    def step(self, frame: Tensor, state: State) -> tuple[Outputs, State]:
+    def step(self, frame: Tensor, state: State, dt: Tensor | None = None) -> tuple[Outputs, State]:
         """Advance by one frame: uint8 [batch, height, width, 3] and state → outputs [batch, …] and new state.
 
-        With `scan = "rows"` each frame is a picture of its own: its rows are remembered from an empty memory, and
-        `state` comes back as it was.
+        `dt`, float32 [batch, 1], is the time since the last frame in seconds, 0 for the first; None says that no frame
+        was missed, and only a network with `dt_input` asks. With `scan = "rows"` each frame is a picture of its own:
+        its rows are remembered from an empty memory, and `state` comes back as it was.
         """
-        return self.remember(self.see(frame), state)
+        return self.remember(self.see(frame), state, dt)
 
-    def sequence(self, frames: Tensor, state: State) -> tuple[Outputs, State]:
+    def sequence(self, frames: Tensor, state: State, dt: Tensor | None = None) -> tuple[Outputs, State]:
         """Advance by many: uint8 [batch, time, height, width, 3] → outputs [batch, time, …] and final state.
 
-        Equal to `step` repeated: the convolutions do not look across frames, so they run as one batch.
+        Equal to `step` repeated, `dt` being [batch, time, 1]: the convolutions do not look across frames, so they run
+        as one batch.
         """
-        return self.roll(self.features(frames), state)
+        return self.roll(self.features(frames), state, dt)
 
     def see(self, frames: Tensor) -> Tensor:
         """Return what the convolutions see: uint8 [n, height, width, 3] → [n, features], or [n, rows, features]."""
@@ -173,24 +196,24 @@ class CnnLstm(nn.Module):
         seen = self.see(frames.flatten(0, 1))
         return seen.reshape(*frames.shape[:2], *seen.shape[1:])
 
-    def roll(self, features: Tensor, state: State) -> tuple[Outputs, State]:
+    def roll(self, features: Tensor, state: State, dt: Tensor | None = None) -> tuple[Outputs, State]:
         """Advance the memory over the features of many frames → outputs [batch, time, …] and final state."""
         shown = []
-        for moment in features.unbind(1):
-            x, state = self.advance(moment, state)
+        for at, moment in enumerate(features.unbind(1)):
+            x, state = self.advance(moment, state, None if dt is None else dt[:, at])
             shown.append(x)
         outputs = self.read(torch.stack(shown, dim=1).flatten(0, 1))
         return {name: value.reshape(*features.shape[:2], -1) for name, value in outputs.items()}, state
 
-    def remember(self, features: Tensor, state: State) -> tuple[Outputs, State]:
+    def remember(self, features: Tensor, state: State, dt: Tensor | None = None) -> tuple[Outputs, State]:
         """Advance the memory by one frame's features and read the heads."""
-        x, state = self.advance(features, state)
+        x, state = self.advance(features, state, dt)
         return self.read(x), state
 
-    def advance(self, features: Tensor, state: State) -> tuple[Tensor, State]:
+    def advance(self, features: Tensor, state: State, dt: Tensor | None = None) -> tuple[Tensor, State]:
         """Advance the memory by one frame's features; return what its last layer shows, [batch, hidden], and it."""
         if self.config.scan == "frames":
-            return self._remember(features, state)
+            return self._remember(features, state, None if dt is None or self.missed is None else self.missed(dt))
         within = self.initial_state(features.shape[0])
         for row in features.unbind(1):
             x, within = self._remember(row, within)
@@ -202,11 +225,12 @@ class CnnLstm(nn.Module):
         heads = cast("list[Head]", self.heads)
         return {name: value for head in heads for name, value in head.outputs(x).items()}
 
-    def _remember(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+    def _remember(self, x: Tensor, state: State, shift: Tensor | None = None) -> tuple[Tensor, State]:
         x = self.dense(x)
         h_next, c_next = [], []
         for cell, h, c in zip(self.cells, state.h.unbind(0), state.c.unbind(0), strict=True):
-            x, after = cell(x, h, c)
+            x, after = cell(x, h, c, shift)
+            shift = None  # the first layer sees the frames, and tells the others
             h_next.append(x)
             c_next.append(after)
         if self.cells:

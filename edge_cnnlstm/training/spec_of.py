@@ -24,6 +24,7 @@ def spec_of(model: CnnLstm, batch: int = 1) -> ModelSpec:
     return ModelSpec(
         frame=TensorSpec("frame", tuple(frame.shape), "uint8"),
         fit=config.fit,
+        dt=TensorSpec("dt", (batch, 1), "float32") if config.dt_input else None,
         states=(StatePair("h", "h_next", memory), StatePair("c", "c_next", memory)) if remembers else (),
         outputs=tuple(TensorSpec(name, tuple(value.shape), "float32") for name, value in outputs.items()),
         heads=tuple(
