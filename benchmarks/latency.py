@@ -21,9 +21,9 @@ import numpy as np
 from edge_cnnlstm.bundle.format import Bundle
 from edge_cnnlstm.bundle.manifest import Graph
 from edge_cnnlstm.errors import BackendError
-from edge_cnnlstm.runtime.backends.base import Backend
+from edge_cnnlstm.runtime.backends.base import Backend, advance
 from edge_cnnlstm.runtime.frame import Pixels
-from edge_cnnlstm.runtime.opening import onnxruntime_backend
+from edge_cnnlstm.runtime.opening import load_engine
 from edge_cnnlstm.runtime.prediction import Prediction
 from edge_cnnlstm.runtime.proof import prove
 from edge_cnnlstm.runtime.stream import Stream
@@ -145,7 +145,7 @@ def rerun(stream: Stream, window: Sequence[Pixels]) -> Prediction:
     """Answer a window's last frame as one must without carried memory: forget, run every frame, decode once."""
     stream.reset("window")
     for pixels in window[:-1]:
-        stream.backend.infer(pixels)
+        advance(stream.backend, pixels)
     return stream.step(window[-1])
 
 
@@ -205,7 +205,7 @@ def _reference(graphs: Sequence[Graph]) -> Graph:
 
 
 def _engine(bundle: Bundle, graph: Graph, plan: Plan) -> Backend:
-    return onnxruntime_backend(bundle, graph, threads=plan.threads)
+    return load_engine(bundle, graph, "onnxruntime", threads=plan.threads)
 
 
 def _case(bundle: Bundle, graph: Graph, mode: Mode, plan: Plan) -> Case:

@@ -26,14 +26,18 @@ from edge_cnnlstm.errors import (
     FrameError,
     ParityError,
     SourceError,
+    ThreadError,
 )
 from edge_cnnlstm.runtime.fit import Fit
 from edge_cnnlstm.runtime.frame import Frame
+from edge_cnnlstm.runtime.group import StreamGroup
+from edge_cnnlstm.runtime.opening import open_group
 from edge_cnnlstm.runtime.opening import open_stream as open
 from edge_cnnlstm.runtime.pipeline import Pipeline
 from edge_cnnlstm.runtime.prediction import Box, Classification, Prediction, Regression, Track
 from edge_cnnlstm.runtime.sources import camera, open_source, video
 from edge_cnnlstm.runtime.stream import Stream
+from edge_cnnlstm.spec import StateRules
 
 __version__ = "0.1.0"
 
@@ -59,11 +63,15 @@ __all__ = [
     "Prediction",
     "Regression",
     "SourceError",
+    "StateRules",
     "Stream",
+    "StreamGroup",
+    "ThreadError",
     "Track",
     "__version__",
     "camera",
     "open",
+    "open_group",
     "open_source",
     "video",
 ]

@@ -12,6 +12,7 @@
     ├── SourceError        a camera, video or folder that cannot be opened or read
     ├── FrameError         a frame that the network was not made for; the state is untouched
     ├── BackendError       an engine that failed to load or to run; the state is untouched
+    ├── ThreadError        a stream used by two threads at once; nothing was changed
     └── ClosedError        a stream, source or backend used after it was closed
 
 Each message says what was found, what was expected, and what to do.
@@ -80,6 +81,10 @@ class FrameError(EdgeError):
 
 class BackendError(EdgeError):
     """An engine that failed to load or to run; the stream's state is untouched."""
+
+
+class ThreadError(EdgeError):
+    """A stream used by two threads at once; nothing was changed."""
 
 
 class ClosedError(EdgeError):

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_cnnlstm.runtime.backends.base import advance
 from edge_cnnlstm.runtime.backends.ort import OnnxRuntimeBackend
 from edge_cnnlstm.spec import ModelSpec
 
@@ -28,7 +29,7 @@ def step_seconds(graphs: Mapping[str, bytes], spec: ModelSpec, frames: NDArray[n
         for name, backend in backends.items():
             for step in range(WARM_UP + STEPS):
                 began = time.perf_counter()
-                backend.infer(frames[step % len(frames)])
+                advance(backend, frames[step % len(frames)])
                 if step >= WARM_UP:
                     samples[name].append(time.perf_counter() - began)
     for backend in backends.values():

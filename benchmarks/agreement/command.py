@@ -25,7 +25,7 @@ from edge_cnnlstm.bundle.format import Bundle
 from edge_cnnlstm.cli import console
 from edge_cnnlstm.errors import BackendError
 from edge_cnnlstm.runtime.backends.base import Backend
-from edge_cnnlstm.runtime.opening import onnxruntime_backend
+from edge_cnnlstm.runtime.opening import load_engine
 
 SCHEMA_VERSION = 1
 METHOD = (
@@ -142,7 +142,7 @@ def _open(
 def _engine(bundle: Bundle, name: str) -> Backend | str:
     """Return the backend, or why ONNX Runtime refuses the graph."""
     try:
-        return onnxruntime_backend(bundle, bundle.manifest.graph(name))
+        return load_engine(bundle, bundle.manifest.graph(name), "onnxruntime")
     except BackendError as error:
         return error.found
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from benchmarks.goals import Figure
 from edge_cnnlstm.errors import BackendError
-from edge_cnnlstm.runtime.backends.base import Backend
+from edge_cnnlstm.runtime.backends.base import Backend, advance
 from edge_cnnlstm.runtime.frame import Pixels
 from edge_cnnlstm.spec import HeadSpec, ModelSpec
 
@@ -33,19 +33,19 @@ class Course:
     states: dict[str, Values]
 
 
-def record(backends: Mapping[str, Backend], frames: Iterable[Pixels], advance: Callable[[], None]) -> dict[str, Course]:
+def record(backends: Mapping[str, Backend], frames: Iterable[Pixels], counted: Callable[[], None]) -> dict[str, Course]:
     """Run every backend over the same frames, from an empty memory and without a reset.
 
-    `advance` is called after each frame. Raises BackendError when a backend answers or remembers NaN or infinity.
+    `counted` is called after each frame. Raises BackendError when a backend answers or remembers NaN or infinity.
     """
     rows: dict[str, list[Mapping[str, Values]]] = {name: [] for name in backends}
     for number, pixels in enumerate(frames, start=1):
         for name, backend in backends.items():
-            answers = {tensor: value.astype(np.float32).ravel() for tensor, value in backend.infer(pixels).items()}
-            memory = {tensor: value.astype(np.float32).ravel() for tensor, value in backend.snapshot().items()}
+            answers = {tensor: value.astype(np.float32).ravel() for tensor, value in advance(backend, pixels).items()}
+            memory = {tensor: value.astype(np.float32).ravel() for tensor, value in backend.state.snapshot().items()}
             rows[name].append(answers | memory)
             _check_finite(name, number, rows[name][-1])
-        advance()
+        counted()
     return {name: _course(backend.spec, rows[name]) for name, backend in backends.items()}
 
 

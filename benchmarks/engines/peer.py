@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_cnnlstm.bundle.format import Bundle
+from edge_cnnlstm.runtime.backends.base import advance
 from edge_cnnlstm.runtime.backends.ort import OnnxRuntimeBackend
 
 IMAGE_OPERATORS = ("Conv", "Add", "MaxPool", "Relu", "Clip", "Concat")
@@ -90,9 +91,9 @@ def calibration_feeds(bundle: Bundle, reference: str) -> list[Feeds]:
     feeds: list[Feeds] = []
     for pixels, reset in zip(bundle.golden.frames, bundle.golden.resets, strict=True):
         if reset:
-            backend.reset()
-        feeds.append({spec.frame.name: pixels[None], **backend.snapshot()})
-        backend.infer(pixels)
+            backend.state.reset()
+        feeds.append({spec.frame.name: pixels[None], **backend.state.snapshot()})
+        advance(backend, pixels)
     backend.close()
     return feeds
 

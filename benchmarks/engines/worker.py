@@ -13,87 +13,20 @@ import math
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from importlib import import_module
+from collections.abc import Sequence
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, TextIO
 
-import numpy as np
-from numpy.typing import NDArray
-
 from benchmarks.latency import WARM_UP_FRAMES
 from edge_cnnlstm.bundle import format as bundle_format
 from edge_cnnlstm.errors import BackendError
-from edge_cnnlstm.runtime.backends.base import Arrays, Backend
+from edge_cnnlstm.runtime.backends.base import Backend, advance
 from edge_cnnlstm.runtime.backends.ort import OnnxRuntimeBackend
+from edge_cnnlstm.runtime.backends.ov import OpenVinoBackend
 from edge_cnnlstm.runtime.frame import Pixels
 from edge_cnnlstm.runtime.proof import deviation
-from edge_cnnlstm.runtime.state import RecurrentState
 from edge_cnnlstm.spec import ModelSpec
-
-OPENVINO_SETTINGS = {
-    # Without the hint OpenVINO computes FP32 graphs in BF16 where the processor can.
-    "INFERENCE_PRECISION_HINT": "f32",
-    "PERFORMANCE_HINT": "LATENCY",
-    "NUM_STREAMS": 1,
-}
-
-
-class OpenVinoBackend:
-    """A step graph in OpenVINO on the CPU, with buffers that are shared once and memory that changes sides.
-
-    `threads` is the number of cores one step may use. Raises BackendError when OpenVINO refuses the graph.
-    """
-
-    name = "openvino"
-
-    def __init__(self, graph: Path, spec: ModelSpec, *, threads: int) -> None:
-        openvino: Any = import_module("openvino")
-        self.spec = spec
-        self._input: Pixels = np.zeros(spec.frame.shape, np.uint8)
-        self._outputs = {output.name: output.zeros() for output in spec.outputs}
-        self._state = RecurrentState(spec.states)
-        settings = OPENVINO_SETTINGS | {"INFERENCE_NUM_THREADS": threads}
-        try:
-            compiled = openvino.Core().compile_model(graph, "CPU", settings)
-            self._requests = [self._request(openvino, compiled, side) for side in (0, 1)]
-        except Exception as error:  # its exceptions are RuntimeErrors, of the frontend or of the plugin
-            raise BackendError(
-                f"OpenVINO {openvino.__version__} refused the graph: {_one_line(error)}",
-                expected="a graph that this version of OpenVINO runs",
-                fix="export again, or update openvino",
-            ) from error
-
-    def infer(self, pixels: Pixels) -> Arrays:
-        self._input[0] = pixels
-        self._requests[self._state.side].infer(share_outputs=True)
-        self._state.advance()
-        return self._outputs
-
-    def reset(self) -> None:
-        self._state.reset()
-
-    def snapshot(self) -> dict[str, NDArray[np.generic]]:
-        return self._state.snapshot()
-
-    def restore(self, snapshot: Mapping[str, NDArray[np.generic]]) -> None:
-        self._state.restore(snapshot)
-
-    def close(self) -> None:
-        self._requests.clear()
-        self._state.release()
-
-    def _request(self, openvino: Any, compiled: Any, side: int) -> Any:
-        """One request per direction of the ping-pong; it shares the arrays, which self keeps alive."""
-        request = compiled.create_infer_request()
-        tensors = {self.spec.frame.name: self._input, **self._outputs}
-        for pair in self.spec.states:
-            tensors[pair.input] = self._state.buffers(side)[pair.input]
-            tensors[pair.output] = self._state.buffers(1 - side)[pair.input]
-        for name, array in tensors.items():
-            request.set_tensor(name, openvino.Tensor(array, shared_memory=True))
-        return request
 
 
 def main(bundle_path: str, reference: str, graph: str, engine: str, threads: str, *as_written: str) -> None:
@@ -124,22 +57,22 @@ def main(bundle_path: str, reference: str, graph: str, engine: str, threads: str
 
 def turn(backend: Backend, frames: Sequence[Pixels], steps: int) -> list[int]:
     """Return nanoseconds per step, memory carried, after a warm-up; only the call and the clock run in between."""
-    clock, infer = time.monotonic_ns, backend.infer
+    clock = time.monotonic_ns
     samples = []
-    backend.reset()
+    backend.state.reset()
     gc.collect()
     for pixels in islice(cycle(frames), WARM_UP_FRAMES):
-        infer(pixels)
+        advance(backend, pixels)
     for pixels in list(islice(cycle(frames), steps)):
         begun = clock()
-        infer(pixels)
+        advance(backend, pixels)
         samples.append(clock() - begun)
     return samples
 
 
 def _open(engine: str, graph: Path, spec: ModelSpec, threads: int, *, optimize: bool) -> Backend:
     if engine == "openvino":
-        return OpenVinoBackend(graph, spec, threads=threads)
+        return OpenVinoBackend(graph.read_bytes(), spec, threads=threads)
     return OnnxRuntimeBackend(graph.read_bytes(), spec, threads=threads, optimize=optimize)
 
 
@@ -153,10 +86,6 @@ def _answers() -> TextIO:
 def _answer(answers: TextIO, message: dict[str, Any]) -> None:
     answers.write(json.dumps(message) + "\n")
     answers.flush()
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 if __name__ == "__main__":

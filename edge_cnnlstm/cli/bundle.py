@@ -11,7 +11,7 @@ from rich.table import Column, Table
 from edge_cnnlstm.bundle import format as bundle_format
 from edge_cnnlstm.cli.console import output
 from edge_cnnlstm.runtime.backends.ort import quantizes_fp16
-from edge_cnnlstm.runtime.opening import onnxruntime_backend
+from edge_cnnlstm.runtime.opening import load_engine
 from edge_cnnlstm.runtime.proof import prove
 
 BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle, such as model.edge.")]
@@ -56,7 +56,7 @@ def verify(path: BundlePath) -> None:
             table.add_row(graph.name, "–", "–", "–", "[yellow]not proven: needs onnxruntime 1.30 or newer[/]")
             continue
         proven += 1
-        backend = onnxruntime_backend(bundle, graph)
+        backend = load_engine(bundle, graph, "onnxruntime")
         found = prove(backend, bundle.golden, bundle.golden.expected[graph.name], graph.tolerance)
         table.add_row(graph.name, f"{found.output:.2g}", f"{found.state:.2g}", f"{graph.tolerance:.2g}", "[green]ok[/]")
         backend.close()

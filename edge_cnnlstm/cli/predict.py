@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import sys
 from collections.abc import Mapping
@@ -17,7 +16,7 @@ from edge_cnnlstm.cli.console import output
 from edge_cnnlstm.errors import ConfigError, SourceError
 from edge_cnnlstm.runtime.fit import Fit
 from edge_cnnlstm.runtime.prediction import Answer, Prediction
-from edge_cnnlstm.runtime.sinks.json_lines import JsonLines
+from edge_cnnlstm.runtime.sinks.json_lines import JsonLines, plain
 from edge_cnnlstm.runtime.sources import open_source
 from edge_cnnlstm.runtime.sources.array import ArraySource
 from edge_cnnlstm.runtime.sources.base import Source
@@ -60,7 +59,7 @@ def predict(
         for frame in frames:
             last = stream.step(frame)
             for sink in sinks:
-                sink.write(last)
+                sink.write(frame, last)
             if not as_json:
                 output.print(f"frame {last.frame_index:>5}  {said(last.answers)}", highlight=False, soft_wrap=True)
             if shots is not None:
@@ -111,9 +110,7 @@ def _summarize(last: Prediction, asked: list[str], *, as_json: bool) -> None:
         answers: Mapping[str, Answer] = {name: last.answers[name] for name in asked}
         output.print(f"the clip      {said(answers)}", highlight=False, soft_wrap=True)
         return
-    line = io.StringIO()
-    JsonLines(line).write(last)
-    record = json.loads(line.getvalue())
+    record = plain(last)
     sys.stdout.write(json.dumps({"clip": {name: record[name] for name in asked}}) + "\n")
 
 

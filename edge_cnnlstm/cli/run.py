@@ -17,8 +17,9 @@ from rich.text import Text
 
 from edge_cnnlstm.cli.answers import said
 from edge_cnnlstm.cli.console import console, write_json
+from edge_cnnlstm.runtime.mailbox import Counts
 from edge_cnnlstm.runtime.opening import open_stream
-from edge_cnnlstm.runtime.pipeline import Counts, Pipeline, Policy
+from edge_cnnlstm.runtime.pipeline import Pipeline
 from edge_cnnlstm.runtime.prediction import Prediction
 from edge_cnnlstm.runtime.sinks.json_lines import JsonLines
 from edge_cnnlstm.runtime.sources import open_source
@@ -65,9 +66,9 @@ def run(
             # Drawn four times a second by a thread of its own, not once a frame by this one.
             stack.enter_context(Live(get_renderable=lambda: _status(latest, stream), console=console, transient=True))
         with _stopped_by_sigterm(pipeline):
-            for _, latest in pipeline:
+            for frame, latest in pipeline:
                 for sink in sinks:
-                    sink.write(latest)
+                    sink.write(frame, latest)
     report = _report(stream, pipeline.counts, rate, bundle, source)
     if not json:
         console.print(_latency_table(report))
@@ -76,11 +77,11 @@ def run(
         write_json(summary, report)
 
 
-def _policy(chosen: str | None, *, paced: bool, live: bool) -> Policy:
+def _policy(chosen: str | None, *, paced: bool, live: bool) -> str:
     """A recording read as fast as possible has no newest frame; anything with a clock has."""
     if chosen is None:
         return "newest" if paced or live else "every"
-    return chosen  # type: ignore[return-value]  # Pipeline refuses what it does not know
+    return chosen
 
 
 @contextmanager

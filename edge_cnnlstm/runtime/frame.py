@@ -26,7 +26,8 @@ class Frame:
 
     `pixels` uint8 [height, width, 3], RGB, owned by whoever made the frame. `index` counts the source's frames
     from 0, so that a gap shows what was lost. `captured_ns` is `time.monotonic_ns` at the sensor, or the
-    scheduled instant when a recording is replayed at a rate. `fit_ns` is the time spent on resizing.
+    scheduled instant when a recording is replayed at a rate. `fit_ns` is the time spent on resizing. `source` names
+    where the frame comes from, so that a stream notices when that changes.
     """
 
     pixels: Pixels
@@ -34,3 +35,4 @@ class Frame:
     captured_ns: int
     placement: Placement = Placement()
     fit_ns: int = 0
+    source: str = ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from typing import Any
 
 from edge_cnnlstm.errors import DependencyError
@@ -16,6 +17,16 @@ def load_cv2() -> Any:
 def load_onnxruntime() -> Any:
     """Return ONNX Runtime; raises DependencyError when it is not installed."""
     return _load("onnxruntime", "pip install 'edge-cnnlstm[ort]'")
+
+
+def load_openvino() -> Any:
+    """Return OpenVINO; raises DependencyError when it is not installed."""
+    return _load("openvino", "pip install 'edge-cnnlstm[openvino]'")
+
+
+def is_installed(module: str) -> bool:
+    """Return whether a package can be imported, without importing it."""
+    return importlib.util.find_spec(module) is not None
 
 
 def _load(module: str, fix: str) -> Any:

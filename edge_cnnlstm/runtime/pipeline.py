@@ -1,49 +1,44 @@
-"""Source → mailbox → stream: one thread fetches frames, another decides, and none is lost unaccounted for."""
+"""Source → mailbox → stream → sinks: one thread fetches frames, another decides, and none is lost unaccounted for."""
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import threading
-from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
+import time
+from collections.abc import AsyncIterator, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
-from edge_cnnlstm.errors import ClosedError, ConfigError
+from edge_cnnlstm.errors import ClosedError, FrameError
 from edge_cnnlstm.runtime.frame import Frame
+from edge_cnnlstm.runtime.mailbox import Counts, Mailbox, Policy
 from edge_cnnlstm.runtime.prediction import Prediction
+from edge_cnnlstm.runtime.realtime import MARGIN_NS, OFF, Realtime, Rhythm
+from edge_cnnlstm.runtime.sinks.base import Sink
 from edge_cnnlstm.runtime.sources.base import Source
 from edge_cnnlstm.runtime.stream import Stream
 
-Policy = Literal["newest", "every"]
-QUEUE_FRAMES = 32
+log = logging.getLogger(__name__)
 JOIN_SECONDS = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """Frames that the source produced, that were predicted, and that were dropped: the first is the sum."""
-
-    produced: int
-    predicted: int
-    dropped: int
-
-
 class Pipeline:
-    """Iterate it for (frame, prediction) pairs; afterwards `counts` says what became of every frame.
+    """Iterate it, with `for` or `async for`, for (frame, prediction) pairs, or `run` it into sinks.
 
-    `newest` keeps one frame waiting and replaces it when a newer one comes: what a robot wants. `every` makes
-    the source wait: what a file wants. An error in the source is raised to the iterating thread once the frames
-    before it are done; an error in the stream is raised at once. Either ends the iteration. Closing the pipeline
-    closes the source, not the stream.
+    `policy` is newest, every or skip-k, see `mailbox.Policy`; `counts` says what became of every frame. Frames that the
+    network was not made for are counted as refused and passed over. An error in the source is raised to the iterating
+    thread once the frames before it are done; one in the engine at once. Either ends the iteration. `realtime` is what
+    to do in order to be on time. Closing the pipeline closes the source, not the stream.
     """
 
-    def __init__(self, source: Source, stream: Stream, policy: Policy = "newest") -> None:
-        if policy not in ("newest", "every"):
-            raise ConfigError(f"policy {policy!r}", expected="newest or every", fix="choose one of these")
+    def __init__(self, source: Source, stream: Stream, policy: str = "newest", *, realtime: Realtime = OFF) -> None:
         self._source = source
         self._stream = stream
-        self._mailbox = _Mailbox(capacity=1 if policy == "newest" else QUEUE_FRAMES, replace=policy == "newest")
-        self._predicted = 0
+        self._realtime = realtime
+        self._mailbox = Mailbox(Policy.of(policy))
+        self._rhythm = Rhythm()
+        self._rehearsal_ns = 0
         self._lifecycle = threading.Lock()
         self._begun = False
         self._given_up = False
@@ -52,10 +47,19 @@ class Pipeline:
     @property
     def counts(self) -> Counts:
         """What became of the frames; final once the iteration has ended."""
-        produced = self._mailbox.produced
-        return Counts(produced, self._predicted, self._mailbox.dropped)
+        return self._mailbox.counts
 
-    def __iter__(self) -> Iterator[tuple[Frame, Prediction]]:
+    def run(self, *sinks: Sink) -> Counts:
+        """Give every prediction to every sink until the source ends or `stop` is called; then close the sinks."""
+        with ExitStack() as closing:
+            for sink in sinks:
+                closing.callback(sink.close)
+            for frame, prediction in self:
+                for sink in sinks:
+                    sink.write(frame, prediction)
+        return self.counts
+
+    def __iter__(self) -> Generator[tuple[Frame, Prediction], None, None]:
         with self._lifecycle:
             if self._begun or self._mailbox.closed:
                 raise ClosedError(
@@ -64,11 +68,25 @@ class Pipeline:
             self._thread.start()
             self._begun = True
         try:
-            while (frame := self._mailbox.take()) is not None:
-                prediction = self._step(frame)
-                yield frame, prediction
+            with self._realtime.loop():
+                for frame in self._frames():
+                    prediction = self._step(frame)
+                    if prediction is not None:
+                        yield frame, prediction
         finally:
             self.close()
+
+    async def __aiter__(self) -> AsyncIterator[tuple[Frame, Prediction]]:
+        # A thread of its own, the same for every step: engines on a GPU belong to the thread that uses them first.
+        pool = ThreadPoolExecutor(1, "edge-cnnlstm-stream")
+        loop, pairs = asyncio.get_running_loop(), iter(self)
+        try:
+            while (pair := await loop.run_in_executor(pool, next, pairs, None)) is not None:
+                yield pair
+        finally:
+            self.stop()
+            await loop.run_in_executor(pool, pairs.close)
+            pool.shutdown(wait=False)
 
     def stop(self) -> None:
         """End the iteration after the frame at hand; safe in a signal handler and from any thread."""
@@ -85,21 +103,47 @@ class Pipeline:
             self._thread.join(timeout=JOIN_SECONDS)
             self._given_up = self._thread.is_alive()
 
-    def _step(self, frame: Frame) -> Prediction:
+    def _frames(self) -> Iterator[Frame]:
+        while True:
+            if self._realtime.keep_warm:
+                self._keep_warm()
+            frame = self._mailbox.take()
+            if frame is None:
+                return
+            self._rhythm.heard(self._mailbox.arrived_ns)
+            yield frame
+
+    def _keep_warm(self) -> None:
+        """Rehearse just before the next frame is due, unless it comes earlier."""
+        due = self._rhythm.next_ns
+        if due is None or self._mailbox.wait(until_ns=due - MARGIN_NS - self._rehearsal_ns):
+            return
+        begun = time.monotonic_ns()
+        self._stream.rehearse()
+        self._rehearsal_ns = time.monotonic_ns() - begun
+
+    def _step(self, frame: Frame) -> Prediction | None:
+        """Predict; None for a frame that the network was not made for."""
         try:
             prediction = self._stream.step(frame)
+        except FrameError as error:
+            if not self._mailbox.counts.refused:
+                log.warning("passed over a frame, and will do so without a word from now on: %s", error)
+            self._mailbox.gave_up(refused=True)
+            return None
         except BaseException:
-            self._mailbox.refuse()
+            self._mailbox.gave_up(refused=False)
             raise
-        self._predicted += 1
+        self._mailbox.answered()
         return prediction
 
     def _fetch(self) -> None:
         error: BaseException | None = None
         try:
-            for frame in self._source:
-                if not self._mailbox.put(frame):
-                    break
+            with self._realtime.thread():
+                for frame in self._source:
+                    if not self._mailbox.put(frame):
+                        break
         except BaseException as raised:  # noqa: BLE001 - handed to the consumer, which raises it
             error = raised
         # The thread that reads is the one that releases: a camera released under a read crashes OpenCV.
@@ -108,76 +152,3 @@ class Pipeline:
         except BaseException as raised:  # noqa: BLE001 - as above
             error = error or raised
         self._mailbox.finish(error)
-
-
-class _Mailbox:
-    """Hands frames from one thread to another and counts them."""
-
-    def __init__(self, capacity: int, *, replace: bool) -> None:
-        self.produced = 0
-        self.dropped = 0
-        self._capacity = capacity
-        self._replace = replace
-        self._frames: deque[Frame] = deque()
-        self._changed = threading.Condition()
-        self.closed = False
-        self._stopped = False
-        self._finished = False
-        self._error: BaseException | None = None
-
-    def put(self, frame: Frame) -> bool:
-        """Leave a frame, waiting for room or replacing the oldest; False once nobody will take it."""
-        with self._changed:
-            self.produced += 1
-            while not self.closed and not self._replace and len(self._frames) == self._capacity:
-                self._changed.wait()
-            if self.closed:
-                self.dropped += 1
-                return False
-            if len(self._frames) == self._capacity:
-                self._frames.popleft()
-                self.dropped += 1
-            self._frames.append(frame)
-            self._changed.notify_all()
-            return True
-
-    def finish(self, error: BaseException | None) -> None:
-        """Say that no more frames come, and why if it was an error."""
-        with self._changed:
-            self._finished, self._error = True, error
-            self._changed.notify_all()
-
-    def take(self) -> Frame | None:
-        """Wait for a frame; None at the end. Raises the source's error after its last frame."""
-        with self._changed:
-            while not (self._frames or self._finished or self.closed or self._stopped):
-                # With a limit, because a signal handler may call `stop` between the look and the wait.
-                self._changed.wait(timeout=0.25)
-            if self._stopped:
-                return None
-            if self._frames:
-                frame = self._frames.popleft()
-                self._changed.notify_all()
-                return frame
-            if self._error is not None:
-                raise self._error
-            return None
-
-    def refuse(self) -> None:
-        """Count a frame that was taken but could not be predicted."""
-        with self._changed:
-            self.dropped += 1
-
-    def stop(self) -> None:
-        """Give out no more frames. The lock is re-entrant, so a signal handler may call this."""
-        with self._changed:
-            self._stopped = True
-            self._changed.notify_all()
-
-    def close(self) -> None:
-        """Stop both sides; what still waits is dropped."""
-        with self._changed:
-            self.closed = True
-            self.dropped += len(self._frames)
-            self._frames.clear()
-            self._changed.notify_all()

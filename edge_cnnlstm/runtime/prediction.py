@@ -19,11 +19,21 @@ Arrays = Mapping[str, NDArray[np.generic]]
 
 @dataclass(frozen=True, slots=True)
 class Classification:
-    """The most likely label, its probability, and the probabilities of all labels, float32 [labels]."""
+    """The most likely label, and its probability.
+
+    `logits`, float32 [labels], is what the network said; `scores`, the probabilities of all labels, are computed from
+    it when somebody asks.
+    """
 
     label: str
     score: float
-    scores: NDArray[np.float32] = field(compare=False)
+    logits: NDArray[np.float32] = field(compare=False, repr=False)
+
+    @property
+    def scores(self) -> NDArray[np.float32]:
+        """The probabilities of all labels, float32 [labels]; a new array."""
+        powers = np.exp(self.logits.astype(np.float64) - self.logits.max())
+        return np.asarray(powers / powers.sum(), np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +68,9 @@ Answer = Classification | Regression | Track
 class Prediction:
     """What the network said about one frame; everything in it is the caller's.
 
-    `first_after_reset` is true when the network remembered nothing before this frame. `answers` maps each
-    head's name to its answer; `label`, `scores`, `values` and `box` are the first head's that has one.
+    `first_after_reset` is true when the network remembered nothing before this frame, and `reset_reason` says why:
+    "start", "requested", or the rule that emptied the memory. `answers` maps each head's name to its answer; `label`,
+    `scores`, `values` and `box` are the first head's that has one.
     """
 
     frame_index: int
@@ -67,6 +78,7 @@ class Prediction:
     first_after_reset: bool
     answers: Mapping[str, Answer]
     timings: Timings
+    reset_reason: str | None = None
 
     @property
     def classification(self) -> Classification:
@@ -116,28 +128,28 @@ class Prediction:
         )
 
 
-Decoder = Callable[[Arrays, Placement], Answer]
+Decoder = Callable[[Arrays, Placement, int], Answer]
 
 
 def decoders(spec: ModelSpec) -> dict[str, Decoder]:
-    """Return one decoder per head: raw outputs and the frame's placement in, answer out."""
+    """Return one decoder per head: raw outputs, the frame's placement and the stream's row in, answer out."""
     return {head.name: _DECODERS[head.task](head, spec) for head in spec.heads}
 
 
 def _classify(head: HeadSpec, spec: ModelSpec) -> Decoder:
     (logits_name,) = head.outputs
+    labels = head.labels
     one_logit = spec.output(logits_name).shape[1] == 1
 
-    def decode(outputs: Arrays, _: Placement) -> Classification:
-        logits = outputs[logits_name][0].astype(np.float64)
+    def decode(outputs: Arrays, _: Placement, row: int) -> Classification:
+        logits = outputs[logits_name][row].astype(np.float32)
         if one_logit:
-            second = _sigmoid(float(logits[0]))
-            scores = np.array([1 - second, second], np.float32)
-        else:
-            powers = np.exp(logits - logits.max())
-            scores = np.asarray(powers / powers.sum(), np.float32)
-        best = int(scores.argmax())
-        return Classification(head.labels[best], float(scores[best]), scores)
+            # A sigmoid is the softmax of two logits, of which the first is 0.
+            logits = np.array([0, logits[0]], np.float32)
+        said = logits.tolist()
+        highest = max(said)
+        score = 1 / sum(math.exp(logit - highest) for logit in said)
+        return Classification(labels[said.index(highest)], score, logits)
 
     return decode
 
@@ -145,8 +157,8 @@ def _classify(head: HeadSpec, spec: ModelSpec) -> Decoder:
 def _regress(head: HeadSpec, _: ModelSpec) -> Decoder:
     (values_name,) = head.outputs
 
-    def decode(outputs: Arrays, _: Placement) -> Regression:
-        return Regression(dict(zip(head.labels, outputs[values_name][0].tolist(), strict=True)))
+    def decode(outputs: Arrays, _: Placement, row: int) -> Regression:
+        return Regression(dict(zip(head.labels, outputs[values_name][row].tolist(), strict=True)))
 
     return decode
 
@@ -154,15 +166,15 @@ def _regress(head: HeadSpec, _: ModelSpec) -> Decoder:
 def _track(head: HeadSpec, spec: ModelSpec) -> Decoder:
     box_name, presence_name = head.outputs
 
-    def decode(outputs: Arrays, placement: Placement) -> Track:
-        centre_x, centre_y, width, height = outputs[box_name][0].tolist()
+    def decode(outputs: Arrays, placement: Placement, row: int) -> Track:
+        centre_x, centre_y, width, height = outputs[box_name][row].tolist()
         box = Box(
             x=((centre_x - width / 2) * spec.width - placement.offset_x) / placement.scale_x,
             y=((centre_y - height / 2) * spec.height - placement.offset_y) / placement.scale_y,
             width=width * spec.width / placement.scale_x,
             height=height * spec.height / placement.scale_y,
         )
-        return Track(box, presence=_sigmoid(float(outputs[presence_name][0, 0])))
+        return Track(box, presence=_sigmoid(float(outputs[presence_name][row, 0])))
 
     return decode
 

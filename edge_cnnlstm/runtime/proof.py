@@ -8,7 +8,7 @@ import numpy as np
 
 from edge_cnnlstm.bundle.golden import Arrays, Golden
 from edge_cnnlstm.errors import BackendError
-from edge_cnnlstm.runtime.backends.base import Backend
+from edge_cnnlstm.runtime.backends.base import Backend, advance
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,29 +26,35 @@ class Deviation:
 
 
 def replay(backend: Backend, golden: Golden) -> dict[str, list[np.ndarray]]:
-    """Run the rollout and return each output over time, and the final state under its output's name.
+    """Run the rollout on every stream of a backend at once.
 
-    The backend is left reset.
+    Returns each output over time, [streams, …] a step, and the final state under its output's name, [layers, streams,
+    …]. The backend is left reset.
     """
     course: dict[str, list[np.ndarray]] = {output.name: [] for output in backend.spec.outputs}
-    backend.reset()
-    for pixels, reset in zip(golden.frames, golden.resets, strict=True):
+    backend.state.reset()
+    for pixels, reset, dt in zip(
+        golden.frames, golden.resets, getattr(golden, "dt", np.zeros(len(golden.frames))), strict=True
+    ):
         if reset:
-            backend.reset()
-        for name, value in backend.infer(pixels).items():
-            course[name].append(value[0].copy())
-    memory = backend.snapshot()
+            backend.state.reset()
+        for name, value in advance(backend, pixels, float(dt)).items():
+            course[name].append(value.copy())
+    memory = backend.state.snapshot()
     for pair in backend.spec.states:
         course[pair.output] = [memory[pair.input]]
-    backend.reset()
+    backend.state.reset()
     return course
 
 
 def deviation(backend: Backend, golden: Golden, expected: Arrays) -> Deviation:
     """Return how far a backend strays from what was expected; a NaN counts as infinitely far."""
     course = replay(backend, golden)
-    apart = {name: _apart(np.stack(course[name]), np.asarray(expected[name])) for name in expected}
     states = {pair.output for pair in backend.spec.states}
+    apart = {
+        name: _apart(course[name][0], values) if name in states else _apart(np.stack(course[name]), values[:, None])
+        for name, values in expected.items()
+    }
     return Deviation(
         output=max(value for name, value in apart.items() if name not in states),
         state=max((value for name, value in apart.items() if name in states), default=0.0),
@@ -70,6 +76,6 @@ def prove(backend: Backend, golden: Golden, expected: Arrays, tolerance: float) 
 
 
 def _apart(found: np.ndarray, expected: np.ndarray) -> float:
-    difference = np.abs(found.reshape(expected.shape) - expected)
+    difference = np.abs(found - expected)
     scale = float(np.abs(expected).max()) or 1.0
     return float("inf") if np.isnan(difference).any() else float(difference.max()) / scale

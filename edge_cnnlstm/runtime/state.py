@@ -1,8 +1,10 @@
-"""The memory of one stream: named pairs, two buffers each, one owner."""
+"""The memory of one or more streams: named pairs, two buffers each, one owner."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +15,30 @@ from edge_cnnlstm.spec import StatePair
 Arrays = dict[str, NDArray[np.generic]]
 
 
+class Memory(Protocol):
+    """What a backend remembers, wherever that lies; `slot` is one of its streams, None means all of them.
+
+    Every method raises ClosedError once the backend is closed.
+    """
+
+    def reset(self, slot: int | None = None) -> None:
+        """Empty the memory."""
+
+    def snapshot(self, slot: int | None = None) -> Arrays:
+        """Return a copy of the memory by the name of its graph input, [layers, streams, …]; it is the caller's."""
+
+    def restore(self, snapshot: Mapping[str, NDArray[np.generic]], slot: int | None = None) -> None:
+        """Set the memory to a snapshot. Raises BackendError, with nothing changed, when it does not fit."""
+
+    def hold(self, slots: Iterable[int]) -> None:
+        """Take the last step back for these streams: their memory is what it was before."""
+
+    def is_finite(self, slot: int | None = None) -> bool:
+        """Return whether the memory holds neither NaN nor infinity."""
+
+
 class RecurrentState:
-    """Recurrent state in host memory, allocated once.
+    """Memory in host buffers, allocated once.
 
     A step reads the buffers of one side and writes those of the other; `advance` then swaps the sides. A step
     that fails is never advanced, so what it half wrote is never read.
@@ -26,6 +50,7 @@ class RecurrentState:
             {pair.input: pair.zeros() for pair in pairs},
             {pair.input: pair.zeros() for pair in pairs},
         )
+        self._flat = tuple([buffer.ravel() for buffer in side.values()] for side in self._buffers)
         self.side = 0
         self._released = False
 
@@ -41,21 +66,18 @@ class RecurrentState:
         """Give the memory up: from now on every use of it raises ClosedError."""
         self._released = True
 
-    def reset(self) -> None:
-        """Empty the memory."""
+    def reset(self, slot: int | None = None) -> None:
         self._check_held()
-        for buffer in self._buffers[self.side].values():
-            buffer.fill(0)
+        for buffer in self._of(self.side, slot).values():
+            buffer[...] = 0
 
-    def snapshot(self) -> Arrays:
-        """Return a copy of the state by the name of its graph input; it is the caller's."""
+    def snapshot(self, slot: int | None = None) -> Arrays:
         self._check_held()
-        return {name: buffer.copy() for name, buffer in self._buffers[self.side].items()}
+        return {name: buffer.copy() for name, buffer in self._of(self.side, slot).items()}
 
-    def restore(self, snapshot: Mapping[str, NDArray[np.generic]]) -> None:
-        """Set the state to a snapshot. Raises BackendError, with nothing changed, when it does not fit."""
+    def restore(self, snapshot: Mapping[str, NDArray[np.generic]], slot: int | None = None) -> None:
         self._check_held()
-        current = self._buffers[self.side]
+        current = self._of(self.side, slot)
         found = (
             {name: (np.shape(array), getattr(array, "dtype", type(array))) for name, array in snapshot.items()}
             if isinstance(snapshot, Mapping)
@@ -69,6 +91,31 @@ class RecurrentState:
         for name, buffer in current.items():
             np.copyto(buffer, snapshot[name])
 
+    def hold(self, slots: Iterable[int]) -> None:
+        self._check_held()
+        for slot in slots:
+            before, now = self._of(1 - self.side, slot), self._of(self.side, slot)
+            for name, buffer in now.items():
+                np.copyto(buffer, before[name])
+
+    def is_finite(self, slot: int | None = None) -> bool:
+        self._check_held()
+        if slot is not None:
+            return all(np.isfinite(buffer).all() for buffer in self._of(self.side, slot).values())
+        return all(is_finite(buffer) for buffer in self._flat[self.side])
+
+    def _of(self, side: int, slot: int | None) -> Arrays:
+        buffers = self._buffers[side]
+        return buffers if slot is None else {name: buffer[:, slot : slot + 1] for name, buffer in buffers.items()}
+
     def _check_held(self) -> None:
         if self._released:
             raise ClosedError("the memory of a closed backend", expected="an open one", fix="open the bundle again")
+
+
+def is_finite(flat: NDArray[Any]) -> bool:
+    """Return whether a one-dimensional array holds neither NaN nor infinity.
+
+    Its square is finite only if it is, and takes a third of the time; where the square overflows, one looks again.
+    """
+    return math.isfinite(flat.dot(flat)) or bool(np.isfinite(flat).all())

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import Counter
 from collections.abc import Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_cnnlstm.errors import BackendError, ClosedError, ConfigError, FrameError
+from edge_cnnlstm.errors import ClosedError, ConfigError
 from edge_cnnlstm.runtime.backends.base import Backend
 from edge_cnnlstm.runtime.fit import Fit
 from edge_cnnlstm.runtime.frame import Frame, Pixels
-from edge_cnnlstm.runtime.latency import LatencyRecorder, Timings
-from edge_cnnlstm.runtime.prediction import Prediction, decoders
-from edge_cnnlstm.spec import ModelSpec
+from edge_cnnlstm.runtime.guard import Guard
+from edge_cnnlstm.runtime.lane import Lane
+from edge_cnnlstm.runtime.latency import LatencyRecorder
+from edge_cnnlstm.runtime.prediction import Prediction
+from edge_cnnlstm.runtime.state import is_finite
+from edge_cnnlstm.spec import ModelSpec, StateRules
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -29,86 +31,153 @@ WARM_UP_STEPS = 10
 class Stream:
     """One stream of frames through one network; it owns the backend, and the backend owns the memory.
 
-    Use it from one thread, as a context manager. `fit` is what a source needs in order to deliver frames of the
-    right size; `latency` collects every frame's timings; `resets` counts resets by reason.
+    Use it as a context manager, from any thread, but from one at a time. `fit` is what a source needs in order to
+    deliver frames of the right size. `latency` collects every frame's timings, `resets` counts resets by reason, and
+    `refused` the frames that the network was not made for. `rules` say when the memory is emptied, None means those
+    that came with the network. `digest` is the SHA-256 of the graph, by which `swap` tells whether memory may be kept.
     """
 
-    def __init__(self, backend: Backend, *, deadline_ms: float | None = None) -> None:
-        if backend.spec.frame.shape[0] != 1:
-            raise ConfigError(
-                f"a graph for {backend.spec.frame.shape[0]} streams",
-                expected="one stream a graph",
-                fix="export it with a batch of 1",
-            )
-        self.spec: ModelSpec = backend.spec
-        self.fit = Fit.of(backend.spec)
-        if deadline_ms is not None and not 0 < deadline_ms < math.inf:
-            raise ConfigError(f"a deadline of {deadline_ms} ms", expected="a finite time above 0", fix="change it")
-        self.latency = LatencyRecorder(None if deadline_ms is None else round(deadline_ms * 1e6))
-        self.resets: Counter[str] = Counter()
-        self.backend = backend
-        self._decoders = decoders(backend.spec)
-        self._shape = backend.spec.frame.shape[1:]
-        self._next_index = 0
-        self._fresh = True
-        self._closed = False
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        deadline_ms: float | None = None,
+        rules: StateRules | None = None,
+        digest: str | None = None,
+    ) -> None:
         try:
-            self._warm_up()
+            if backend.spec.batch != 1:
+                raise ConfigError(
+                    f"a graph for {backend.spec.batch} streams",
+                    expected="one",
+                    fix="open it with edge_cnnlstm.open, or use a StreamGroup",
+                )
+            self._guard = Guard("a stream")
+            self._lane = Lane(backend.spec, rules or backend.spec.rules, deadline_ms)
+            self._closed = False
+            self._take_over(backend, digest)
+            warm_up(backend)
         except BaseException:
-            self.close()
+            backend.close()
             raise
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What the network expects and answers."""
+        return self.backend.spec
+
+    @property
+    def latency(self) -> LatencyRecorder:
+        return self._lane.latency
+
+    @property
+    def resets(self) -> Counter[str]:
+        return self._lane.resets
+
+    @property
+    def refused(self) -> int:
+        return self._lane.refused
+
+    @property
+    def rules(self) -> StateRules:
+        return self._lane.rules
 
     def step(self, frame: Frame | Pixels) -> Prediction:
         """Advance by one frame: uint8 [height, width, 3] RGB of exactly the network's size, or a Frame of it.
 
-        Raises FrameError for any other array and BackendError when the engine fails; either leaves the memory
-        bit for bit as it was. BackendError too when the network answers NaN or infinity; the memory is then
-        emptied, because what poisoned the answer would poison every one after it.
+        Raises FrameError for any other array and BackendError when the engine fails; either leaves the memory bit for
+        bit as it was. BackendError too when the answer or the memory is NaN or infinity; the memory is then emptied,
+        because what poisoned it would poison every answer after it. ThreadError when another thread is in here.
         """
-        self._check_open()
-        if not isinstance(frame, Frame):
-            frame = Frame(frame, self._next_index, time.monotonic_ns())
-        self._check(frame.pixels)
-        begun = time.monotonic_ns()
-        outputs = self.backend.infer(frame.pixels)
-        inferred = time.monotonic_ns()
-        self._check_finite(outputs)
-        answers = {name: decode(outputs, frame.placement) for name, decode in self._decoders.items()}
-        decided = time.monotonic_ns()
-        timings = Timings(
-            wait=begun - frame.captured_ns - frame.fit_ns,
-            fit=frame.fit_ns,
-            infer=inferred - begun,
-            decode=decided - inferred,
-            age=decided - frame.captured_ns,
-        )
-        first_after_reset, self._fresh = self._fresh, False
-        self._next_index = frame.index + 1
-        self.latency.record(timings)
-        return Prediction(frame.index, frame.captured_ns, first_after_reset, answers, timings)
+        self._guard.enter_at_once()
+        try:
+            self._check_open()
+            lane, backend = self._lane, self.backend
+            frame = lane.accept(frame)
+            begun = time.monotonic_ns()
+            captured = lane.captured(frame, begun)
+            broken = lane.continuity.broken_by(frame, captured, begun)
+            if broken is not None:
+                self._empty(broken)
+            self._frame[...] = frame.pixels
+            if self._asks_for_dt:
+                backend.dt[0, 0] = lane.continuity.since_last(captured)
+            outputs = backend.infer()
+            inferred = time.monotonic_ns()
+            if lane.rules.not_finite:
+                self._check_finite(outputs)
+            return lane.answer(frame, captured, begun, inferred, outputs, 0)
+        finally:
+            self._guard.leave()
+
+    def rehearse(self) -> None:
+        """Run a step that counts for nothing: it warms caches, clocks and threads for the one that is due.
+
+        The memory stays bit for bit as it was, and nothing is recorded. Does nothing while another thread is in a step.
+        """
+        if self._guard.try_enter():
+            try:
+                self._check_open()
+                self.backend.rehearse()
+            finally:
+                self._guard.leave()
 
     def reset(self, reason: str = "requested") -> None:
-        """Forget everything seen so far. The next prediction says so."""
-        self._check_open()
-        self.backend.reset()
-        self.resets[reason] += 1
-        self._fresh = True
+        """Forget everything seen so far, once the step at hand is over. The next prediction says so, and why."""
+        with self._guard:
+            self._check_open()
+            self._empty(reason)
 
     def snapshot(self) -> dict[str, NDArray[np.generic]]:
         """Return a copy of the memory; it is the caller's."""
-        self._check_open()
-        return self.backend.snapshot()
+        with self._guard:
+            self._check_open()
+            return self.backend.state.snapshot()
 
     def restore(self, snapshot: Mapping[str, NDArray[np.generic]]) -> None:
-        """Set the memory to a snapshot of the same model; raises BackendError when it does not fit."""
-        self._check_open()
-        self.backend.restore(snapshot)
-        self._fresh = not any(array.any() for array in snapshot.values())
+        """Set the memory to a snapshot of the same model; raises BackendError when it does not fit.
+
+        How long ago its last frame was is not known: no rule applies to the next one.
+        """
+        with self._guard:
+            self._check_open()
+            self.backend.state.restore(snapshot)
+            empty = not any(array.any() for array in snapshot.values())
+            self._lane.continuity.resume("restored" if empty else None)
+
+    def swap(self, fresh: Stream) -> bool:
+        """Take over the engine of a stream that was just opened, between two frames; return whether memory was kept.
+
+        It is kept only when both run the very same graph, else the reason of the reset is "model changed". `fresh` is
+        closed without its engine, ours is released. Raises ConfigError, with nothing changed, when the new network
+        wants frames of another size, or heads that this stream does not have.
+        """
+        with self._guard, fresh._guard:
+            self._check_open()
+            fresh._check_open()
+            mine, other = self.spec, fresh.spec
+            if (mine.frame, mine.fit, mine.heads) != (other.frame, other.fit, other.heads):
+                raise ConfigError(
+                    f"a network with frames {other.frame.shape} by {other.fit} and heads {other.heads}",
+                    expected=f"{mine.frame.shape} by {mine.fit} and {mine.heads}, which sources and sinks rely on",
+                    fix="open a new stream for it",
+                )
+            keeps = self.digest is not None and self.digest == fresh.digest
+            if keeps:
+                fresh.backend.state.restore(self.backend.state.snapshot())
+            old = self.backend
+            self._take_over(fresh.backend, fresh.digest)
+            fresh._closed = True
+            old.close()
+            if not keeps:
+                self._lane.emptied("model changed")
+            return keeps
 
     def close(self) -> None:
-        """Release the engine; may be called twice."""
-        self._closed = True
-        self.backend.close()
+        """Release the engine, once the step at hand is over; may be called twice, from any thread or signal handler."""
+        if not self._closed:
+            self._closed = True
+            self._guard.at_rest(self.backend.close)
 
     def __enter__(self) -> Self:
         return self
@@ -118,33 +187,32 @@ class Stream:
     ) -> None:
         self.close()
 
-    def _warm_up(self) -> None:
-        """Run the engine before the first frame needs it; what it saw there is forgotten."""
-        blank = np.zeros(self._shape, np.uint8)
-        for _ in range(WARM_UP_STEPS):
-            self.backend.infer(blank)
-        self.backend.reset()
+    def _take_over(self, backend: Backend, digest: str | None) -> None:
+        self.backend, self.digest = backend, digest
+        self.fit = Fit.of(backend.spec)
+        self._frame = backend.frames[0]
+        self._asks_for_dt = backend.spec.dt is not None
+
+    def _empty(self, reason: str) -> None:
+        self.backend.state.reset()
+        self._lane.emptied(reason)
+
+    def _check_finite(self, outputs: Mapping[str, NDArray[np.generic]]) -> None:
+        for name, values in outputs.items():
+            if not is_finite(values[0]):
+                self._empty("not finite")
+                raise self._lane.poisoned(f"output {name!r}")
+        if not self.backend.state.is_finite():
+            self._empty("not finite")
+            raise self._lane.poisoned("the memory")
 
     def _check_open(self) -> None:
         if self._closed:
             raise ClosedError("a closed stream", expected="an open one", fix="open the bundle again")
 
-    def _check_finite(self, outputs: Mapping[str, NDArray[Any]]) -> None:
-        for name, values in outputs.items():
-            if not np.isfinite(values).all():
-                self.reset("not finite")
-                raise BackendError(
-                    f"output {name!r} holds NaN or infinity",
-                    expected="finite numbers",
-                    fix="the memory was emptied: go on with the next frame; if it happens again, the weights are bad",
-                )
 
-    def _check(self, pixels: Any) -> None:
-        if isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8 and pixels.shape == self._shape:
-            return
-        found = f"{pixels.dtype} {pixels.shape}" if isinstance(pixels, np.ndarray) else type(pixels).__name__
-        raise FrameError(
-            f"a frame of {found}",
-            expected=f"uint8 {self._shape}, RGB",
-            fix="let the source fit its frames: edge_cnnlstm.camera(…, fit=stream.fit)",
-        )
+def warm_up(backend: Backend) -> None:
+    """Run an engine before the first frame needs it; what it saw there is forgotten."""
+    for _ in range(WARM_UP_STEPS):
+        backend.infer()
+    backend.state.reset()

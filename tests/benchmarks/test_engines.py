@@ -30,7 +30,7 @@ from edge_cnnlstm.bundle import format as bundle_format
 from edge_cnnlstm.bundle.format import Bundle
 from edge_cnnlstm.bundle.manifest import Graph
 from edge_cnnlstm.errors import BackendError, ConfigError
-from edge_cnnlstm.runtime.backends.base import Arrays
+from edge_cnnlstm.runtime.backends.base import Arrays, advance
 from edge_cnnlstm.runtime.backends.ort import OnnxRuntimeBackend
 from edge_cnnlstm.runtime.backends.scripted import ScriptedBackend
 from edge_cnnlstm.runtime.frame import Pixels
@@ -155,13 +155,13 @@ def test_calibration_sees_the_memory_that_fp32_has_at_every_step_of_the_rollout(
     assert len(feeds) == FRAMES
     for number, (feed, pixels, reset) in enumerate(zip(feeds, frames(), resets(), strict=True)):
         if reset:
-            backend.reset()
-        memory = backend.snapshot()
+            backend.state.reset()
+        memory = backend.state.snapshot()
         assert np.array_equal(feed["frame"], pixels[None])
         assert np.array_equal(feed["h"], memory["h"])
         assert np.array_equal(feed["c"], memory["c"])
         assert feed["c"].any() == (number > 0 and not reset)
-        backend.infer(pixels)
+        advance(backend, pixels)
 
 
 # ---- operators
@@ -331,13 +331,13 @@ def test_openvino_answers_and_remembers_what_the_rollout_says(make_bundle: Make,
     backend = worker.OpenVinoBackend(graph, SPEC, threads=1)
 
     assert deviation(backend, opened.golden, opened.golden.expected["fp32"]).largest < 1e-5
-    first = backend.infer(frames()[0])["digit_logits"].copy()
-    before = backend.snapshot()
-    second = backend.infer(frames()[1])["digit_logits"].copy()
-    backend.restore(before)
-    assert np.array_equal(backend.infer(frames()[1])["digit_logits"], second)
-    backend.reset()
-    assert np.array_equal(backend.infer(frames()[0])["digit_logits"], first)
+    first = advance(backend, frames()[0])["digit_logits"].copy()
+    before = backend.state.snapshot()
+    second = advance(backend, frames()[1])["digit_logits"].copy()
+    backend.state.restore(before)
+    assert np.array_equal(advance(backend, frames()[1])["digit_logits"], second)
+    backend.state.reset()
+    assert np.array_equal(advance(backend, frames()[0])["digit_logits"], first)
     backend.close()
 
 

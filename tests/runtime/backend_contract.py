@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edge_cnnlstm.bundle.golden import Golden
 from edge_cnnlstm.errors import BackendError, ClosedError
-from edge_cnnlstm.runtime.backends.base import Backend
+from edge_cnnlstm.runtime.backends.base import Backend, advance
 from edge_cnnlstm.runtime.backends.scripted import Script
 from edge_cnnlstm.runtime.proof import prove
 from edge_cnnlstm.spec import ModelSpec
@@ -47,58 +47,58 @@ class BackendContract(ABC):
     def test_it_answers_with_every_output_in_its_shape_and_type(
         self, engine: Backend, frames: NDArray[np.uint8]
     ) -> None:
-        outputs = engine.infer(frames[0])
+        outputs = advance(engine, frames[0])
         assert {name: (value.shape, value.dtype) for name, value in outputs.items()} == {
             output.name: (output.shape, np.dtype(output.dtype)) for output in self.spec.outputs
         }
 
     def test_it_starts_from_empty_memory(self, engine: Backend) -> None:
-        assert_same(engine.snapshot(), {pair.input: pair.zeros() for pair in self.spec.states})
+        assert_same(engine.state.snapshot(), {pair.input: pair.zeros() for pair in self.spec.states})
 
     def test_the_same_frames_give_the_same_answers_bit_for_bit(
         self, engine: Backend, frames: NDArray[np.uint8]
     ) -> None:
-        first = [copied(engine.infer(pixels)) for pixels in frames]
-        engine.reset()
+        first = [copied(advance(engine, pixels)) for pixels in frames]
+        engine.state.reset()
         for before, pixels in zip(first, frames, strict=True):
-            assert_same(engine.infer(pixels), before)
+            assert_same(advance(engine, pixels), before)
 
     def test_it_remembers(self, engine: Backend, frames: NDArray[np.uint8]) -> None:
-        first, second = copied(engine.infer(frames[0])), copied(engine.infer(frames[0]))
+        first, second = copied(advance(engine, frames[0])), copied(advance(engine, frames[0]))
         assert all(np.abs(first[name].astype(float) - second[name]).max() > 1e-3 for name in first)
 
     @pytest.mark.parametrize("steps", [1, 2, 3])
     def test_reset_returns_to_the_first_answer_from_either_side_of_the_ping_pong(
         self, engine: Backend, frames: NDArray[np.uint8], steps: int
     ) -> None:
-        first = copied(engine.infer(frames[0]))
+        first = copied(advance(engine, frames[0]))
         for pixels in frames[1:steps]:
-            engine.infer(pixels)
-        engine.reset()
-        assert_same(engine.snapshot(), {pair.input: pair.zeros() for pair in self.spec.states})
-        assert_same(engine.infer(frames[0]), first)
+            advance(engine, pixels)
+        engine.state.reset()
+        assert_same(engine.state.snapshot(), {pair.input: pair.zeros() for pair in self.spec.states})
+        assert_same(advance(engine, frames[0]), first)
 
     def test_fifty_steps_follow_the_true_course(self, engine: Backend, frames: NDArray[np.uint8]) -> None:
         state: Mapping[str, NDArray[np.generic]] = {pair.input: pair.zeros() for pair in self.spec.states}
         for pixels in frames:
             expected, state = self.script(pixels, state)
-            assert_close(engine.infer(pixels), expected, self.tolerance)
-            assert_close(engine.snapshot(), state, self.tolerance)
+            assert_close(advance(engine, pixels), expected, self.tolerance)
+            assert_close(engine.state.snapshot(), state, self.tolerance)
 
     def test_it_proves_itself_on_the_golden_rollout(self, engine: Backend, tiny_golden: Golden) -> None:
         found = prove(engine, tiny_golden, tiny_golden.expected["tiny"], self.tolerance)
         assert found.largest <= self.tolerance
-        assert_same(engine.snapshot(), {pair.input: pair.zeros() for pair in self.spec.states})
+        assert_same(engine.state.snapshot(), {pair.input: pair.zeros() for pair in self.spec.states})
 
     def test_each_piece_of_memory_goes_back_where_it_came_from(
         self, engine: Backend, frames: NDArray[np.uint8]
     ) -> None:
         for pixels in frames[:3]:
-            engine.infer(pixels)
-        memory = engine.snapshot()
-        right = copied(engine.infer(frames[3]))
-        engine.restore({"h": memory["c"], "c": memory["h"]})
-        swapped = engine.infer(frames[3])
+            advance(engine, pixels)
+        memory = engine.state.snapshot()
+        right = copied(advance(engine, frames[3]))
+        engine.state.restore({"h": memory["c"], "c": memory["h"]})
+        swapped = advance(engine, frames[3])
         assert np.abs(right["digit_logits"].astype(float) - swapped["digit_logits"]).max() > 1e-2
 
     @pytest.mark.parametrize("between", [0, 1, 2, 7])
@@ -106,44 +106,44 @@ class BackendContract(ABC):
         self, engine: Backend, frames: NDArray[np.uint8], between: int
     ) -> None:
         for pixels in frames[:5]:
-            engine.infer(pixels)
-        memory = engine.snapshot()
-        future = [copied(engine.infer(pixels)) for pixels in frames[5:20]]
-        last = engine.snapshot()
+            advance(engine, pixels)
+        memory = engine.state.snapshot()
+        future = [copied(advance(engine, pixels)) for pixels in frames[5:20]]
+        last = engine.state.snapshot()
         for pixels in frames[20 : 20 + between]:
-            engine.infer(pixels)
-        engine.restore(memory)
+            advance(engine, pixels)
+        engine.state.restore(memory)
         for expected, pixels in zip(future, frames[5:20], strict=True):
-            assert_same(engine.infer(pixels), expected)
-        assert_same(engine.snapshot(), last)
+            assert_same(advance(engine, pixels), expected)
+        assert_same(engine.state.snapshot(), last)
 
     def test_a_snapshot_is_the_callers(self, engine: Backend, frames: NDArray[np.uint8]) -> None:
-        engine.infer(frames[0])
-        memory = engine.snapshot()
+        advance(engine, frames[0])
+        memory = engine.state.snapshot()
         kept = copied(memory)
-        engine.infer(frames[1])
-        engine.infer(frames[2])
+        advance(engine, frames[1])
+        advance(engine, frames[2])
         assert_same(memory, kept)
-        after = engine.snapshot()
-        for array in engine.snapshot().values():
+        after = engine.state.snapshot()
+        for array in engine.state.snapshot().values():
             array.fill(9)
-        assert_same(engine.snapshot(), after)
+        assert_same(engine.state.snapshot(), after)
 
     def test_restoring_copies_the_snapshot(self, engine: Backend, frames: NDArray[np.uint8]) -> None:
-        engine.infer(frames[0])
-        memory = engine.snapshot()
+        advance(engine, frames[0])
+        memory = engine.state.snapshot()
         kept = copied(memory)
-        engine.restore(memory)
+        engine.state.restore(memory)
         for array in memory.values():
             array.fill(9)
-        assert_same(engine.snapshot(), kept)
+        assert_same(engine.state.snapshot(), kept)
 
     @pytest.mark.parametrize("wrong", ["a name missing", "a name too many", "another shape", "another type", "empty"])
     def test_a_snapshot_that_does_not_fit_changes_nothing(
         self, engine: Backend, frames: NDArray[np.uint8], wrong: str
     ) -> None:
-        engine.infer(frames[0])
-        before = engine.snapshot()
+        advance(engine, frames[0])
+        before = engine.state.snapshot()
         h, c = (np.full_like(before[name], 5) for name in ("h", "c"))
         snapshots: dict[str, Values] = {
             "a name missing": {"h": h},
@@ -153,30 +153,30 @@ class BackendContract(ABC):
             "empty": {},
         }
         with pytest.raises(BackendError, match="expected"):
-            engine.restore(snapshots[wrong])
-        assert_same(engine.snapshot(), before)
+            engine.state.restore(snapshots[wrong])
+        assert_same(engine.state.snapshot(), before)
 
     def test_frames_may_be_views(self, engine: Backend, frames: NDArray[np.uint8]) -> None:
         mirrored = frames[0][::-1, ::-1]
-        expected = copied(engine.infer(np.ascontiguousarray(mirrored)))
-        engine.reset()
-        assert_same(engine.infer(mirrored), expected)
+        expected = copied(advance(engine, np.ascontiguousarray(mirrored)))
+        engine.state.reset()
+        assert_same(advance(engine, mirrored), expected)
 
     def test_the_frame_is_read_before_infer_returns(self, engine: Backend, frames: NDArray[np.uint8]) -> None:
-        expected = [copied(engine.infer(pixels)) for pixels in frames[:2]]
-        engine.reset()
+        expected = [copied(advance(engine, pixels)) for pixels in frames[:2]]
+        engine.state.reset()
         reused = frames[0].copy()
-        assert_same(engine.infer(reused), expected[0])
+        assert_same(advance(engine, reused), expected[0])
         reused[:] = frames[1]
-        assert_same(engine.infer(reused), expected[1])
+        assert_same(advance(engine, reused), expected[1])
 
     def test_two_backends_share_no_memory(self, engine: Backend, frames: NDArray[np.uint8]) -> None:
-        alone = [copied(engine.infer(pixels)) for pixels in frames[:6]]
-        engine.reset()
+        alone = [copied(advance(engine, pixels)) for pixels in frames[:6]]
+        engine.state.reset()
         other = self.backend()
         for expected, pixels, noise in zip(alone, frames[:6], frames[6:12], strict=True):
-            outputs = engine.infer(pixels)
-            other.infer(noise)
+            outputs = advance(engine, pixels)
+            advance(other, noise)
             assert_same(outputs, expected)
         other.close()
 
@@ -187,18 +187,18 @@ class BackendContract(ABC):
 
     def test_a_closed_backend_says_so(self, frames: NDArray[np.uint8]) -> None:
         engine = self.backend()
-        engine.infer(frames[0])
+        advance(engine, frames[0])
         engine.close()
         with pytest.raises(ClosedError, match="closed"):
-            engine.infer(frames[0])
+            advance(engine, frames[0])
 
     @pytest.mark.parametrize("call", ["reset", "snapshot", "restore"])
     def test_the_memory_of_a_closed_backend_is_out_of_reach(self, call: str) -> None:
         engine = self.backend()
-        memory = engine.snapshot()
+        memory = engine.state.snapshot()
         engine.close()
         with pytest.raises(ClosedError):
-            getattr(engine, call)(*[memory] * (call == "restore"))
+            getattr(engine.state, call)(*[memory] * (call == "restore"))
 
 
 def copied(arrays: Mapping[str, NDArray[np.generic]]) -> Values:

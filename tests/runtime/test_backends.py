@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from edge_cnnlstm.errors import BackendError
-from edge_cnnlstm.runtime.backends.base import Arrays, Backend
+from edge_cnnlstm.runtime.backends.base import Arrays, Backend, advance
 from edge_cnnlstm.runtime.backends.ort import OnnxRuntimeBackend, open_session
 from edge_cnnlstm.runtime.backends.scripted import Script, ScriptedBackend
 from edge_cnnlstm.runtime.frame import Pixels
@@ -31,9 +31,9 @@ class TestScripted(BackendContract):
 def test_outputs_are_overwritten_by_the_next_step(tiny_onnx: bytes, tiny_spec: ModelSpec) -> None:
     engine = OnnxRuntimeBackend(tiny_onnx, tiny_spec)
     first, second = tiny_frames(2, seed=1)
-    outputs = engine.infer(first)
+    outputs = advance(engine, first)
     before = outputs["digit_logits"].copy()
-    again = engine.infer(second)
+    again = advance(engine, second)
     assert again["digit_logits"] is outputs["digit_logits"]
     assert not np.array_equal(outputs["digit_logits"], before)
 
@@ -41,7 +41,7 @@ def test_outputs_are_overwritten_by_the_next_step(tiny_onnx: bytes, tiny_spec: M
 def test_one_thread_or_two_compute_the_same(tiny_onnx: bytes, tiny_spec: ModelSpec) -> None:
     one, two = (OnnxRuntimeBackend(tiny_onnx, tiny_spec, threads=threads) for threads in (1, 2))
     for pixels in tiny_frames(5, seed=2):
-        assert_same(one.infer(pixels), two.infer(pixels))
+        assert_same(advance(one, pixels), advance(two, pixels))
 
 
 @pytest.mark.parametrize("graph", [b"", b"not an ONNX file", bytes(100)])
@@ -76,14 +76,14 @@ def test_a_failing_step_of_a_script_leaves_the_memory_alone(tiny_spec: ModelSpec
     engine, spared = (ScriptedBackend(tiny_spec, tiny_script, fail_at=steps) for steps in ({2}, set()))  # type: ignore[arg-type]
     frames = tiny_frames(5, seed=4)
     for pixels in frames[:2]:
-        engine.infer(pixels)
-        spared.infer(pixels)
-    before = engine.snapshot()
+        advance(engine, pixels)
+        advance(spared, pixels)
+    before = engine.state.snapshot()
     with pytest.raises(BackendError, match="step 2"):
-        engine.infer(frames[2])
-    assert_same(engine.snapshot(), before)
+        advance(engine, frames[2])
+    assert_same(engine.state.snapshot(), before)
     for pixels in frames[3:]:
-        assert_same(engine.infer(pixels), spared.infer(pixels))
+        assert_same(advance(engine, pixels), advance(spared, pixels))
 
 
 def test_a_script_that_writes_into_its_state_cannot_spoil_a_failed_step(tiny_spec: ModelSpec) -> None:
@@ -93,10 +93,10 @@ def test_a_script_that_writes_into_its_state_cannot_spoil_a_failed_step(tiny_spe
         return {output.name: output.zeros() for output in tiny_spec.outputs}, state
 
     engine = ScriptedBackend(tiny_spec, script, fail_at=frozenset({0}))
-    before = engine.snapshot()
+    before = engine.state.snapshot()
     with pytest.raises((BackendError, ValueError)):
-        engine.infer(tiny_frames(1, seed=0)[0])
-    assert_same(engine.snapshot(), before)
+        advance(engine, tiny_frames(1, seed=0)[0])
+    assert_same(engine.state.snapshot(), before)
 
 
 @pytest.mark.parametrize("snapshot", [{"h": [0.0] * 4, "c": [0.0] * 4}, None, {"h": None, "c": None}])
@@ -105,7 +105,7 @@ def test_a_snapshot_that_holds_no_arrays_is_refused(
 ) -> None:
     engine = ScriptedBackend(tiny_spec, tiny_script)
     with pytest.raises(BackendError):
-        engine.restore(snapshot)  # type: ignore[arg-type]
+        engine.state.restore(snapshot)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -169,4 +169,4 @@ def test_a_script_that_forgets_a_piece_of_memory_is_told_so(tiny_spec: ModelSpec
         return outputs, {"h": after["h"]}
 
     with pytest.raises(BackendError):
-        ScriptedBackend(tiny_spec, script).infer(tiny_frames(1, seed=0)[0])
+        advance(ScriptedBackend(tiny_spec, script), tiny_frames(1, seed=0)[0])

@@ -178,7 +178,7 @@ def test_a_box_found_in_the_frame_comes_back_in_source_pixels(size: tuple[int, i
     marker = marker_in(size, 0.3, 0.6)
     pixels, placement = Fit.of(spec).apply(marked(size, marker))
     box = np.array([found(pixels)], np.float32) / 64
-    track = decode({"box": box, "presence": np.zeros((1, 1), np.float32)}, placement)
+    track = decode({"box": box, "presence": np.zeros((1, 1), np.float32)}, placement, 0)
     assert isinstance(track, Track)
     assert (track.box.x, track.box.y, track.box.width, track.box.height) == pytest.approx(
         marker, abs=0.6 / min(placement.scale_x, placement.scale_y, 1)

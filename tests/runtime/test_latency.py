@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from edge_cnnlstm.runtime import lane, realtime
 from edge_cnnlstm.runtime import stream as stream_module
 from edge_cnnlstm.runtime.backends.base import Arrays
 from edge_cnnlstm.runtime.backends.scripted import Script, ScriptedBackend
@@ -105,36 +106,29 @@ def timings(age: int) -> Timings:
 def test_misses_and_their_longest_burst_are_counted() -> None:
     recorder = LatencyRecorder(deadline_ns=33 * MS)
     for age in (10, 34, 35, 33, 40, 41, 42, 1, 50):
-        recorder.record(timings(age * MS))
+        recorder.record(0, timings(age * MS))
     assert recorder.deadline_misses == 6
     assert recorder.longest_miss_burst == 3
 
 
 def test_the_deadline_itself_is_in_time() -> None:
     recorder = LatencyRecorder(deadline_ns=33 * MS)
-    recorder.record(timings(33 * MS))
+    recorder.record(0, timings(33 * MS))
     assert recorder.deadline_misses == 0
-    recorder.record(timings(33 * MS + 1))
+    recorder.record(0, timings(33 * MS + 1))
     assert recorder.deadline_misses == 1
 
 
 def test_without_a_deadline_nothing_is_missed() -> None:
     recorder = LatencyRecorder()
-    recorder.record(timings(HOUR))
+    recorder.record(0, timings(HOUR))
     assert (recorder.deadline_misses, recorder.longest_miss_burst) == (0, 0)
-
-
-def test_recent_ages_are_the_last_ones() -> None:
-    recorder = LatencyRecorder()
-    for age in range(LatencyRecorder.RECENT + 100):
-        recorder.record(timings(age + 3))
-    assert list(recorder.recent_ages) == [age + 3 for age in range(100, LatencyRecorder.RECENT + 100)]
 
 
 def test_the_summary_is_in_milliseconds() -> None:
     recorder = LatencyRecorder()
     for age in (1, 2, 3, 4):
-        recorder.record(Timings(wait=0, fit=0, infer=age * MS, decode=0, age=age * MS))
+        recorder.record(0, Timings(wait=0, fit=0, infer=age * MS, decode=0, age=age * MS))
     infer = recorder.summary()["infer"]
     assert infer.p50 == pytest.approx(2, rel=RELATIVE_ERROR)
     assert (infer.max, infer.mean) == (4.0, 2.5)
@@ -163,7 +157,7 @@ def test_a_stall_ages_every_frame_that_it_delayed(
     monkeypatch: pytest.MonkeyPatch, tiny_spec: ModelSpec, tiny_script: Script
 ) -> None:
     clock = Clock()
-    for module in (base, stream_module):
+    for module in (base, realtime, lane, stream_module):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic_ns=clock.monotonic_ns, sleep=clock.sleep))
     steps = 0
 

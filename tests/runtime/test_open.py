@@ -236,7 +236,7 @@ def test_a_missing_onnx_runtime_is_named_with_the_command_that_installs_it(
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(DependencyError, match=r"onnxruntime to be installed\n.*pip install 'edge-cnnlstm\[ort\]'"):
-        edge_cnnlstm.open(tiny_bundle)
+        edge_cnnlstm.open(tiny_bundle, backend="onnxruntime")
 
 
 def test_an_engine_that_fails_its_proof_is_closed(

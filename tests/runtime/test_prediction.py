@@ -10,7 +10,7 @@ import pytest
 
 from edge_cnnlstm.errors import ConfigError
 from edge_cnnlstm.runtime.backends.ort import OnnxRuntimeBackend
-from edge_cnnlstm.runtime.frame import Placement
+from edge_cnnlstm.runtime.frame import Frame, Placement
 from edge_cnnlstm.runtime.latency import Timings
 from edge_cnnlstm.runtime.prediction import Answer, Box, Classification, Prediction, Regression, Track, decoders
 from edge_cnnlstm.runtime.sinks.json_lines import JsonLines
@@ -18,6 +18,7 @@ from edge_cnnlstm.runtime.stream import Stream
 from edge_cnnlstm.spec import HeadSpec, ModelSpec, TensorSpec
 from tests.conftest import tiny_frames
 
+FRAME = Frame(np.zeros((8, 8, 3), np.uint8), 0, 0)
 BOX = Box(1, 2, 3, 4)
 TIMINGS = Timings(1, 2, 3, 4, 10)
 
@@ -27,14 +28,14 @@ def prediction(**answers: Answer) -> Prediction:
 
 
 def classify(spec: ModelSpec, logits: list[float]) -> Classification:
-    answer = decoders(spec)["digit"]({"digit_logits": np.array([logits], np.float32)}, Placement())
+    answer = decoders(spec)["digit"]({"digit_logits": np.array([logits], np.float32)}, Placement(), 0)
     assert isinstance(answer, Classification)
     return answer
 
 
 def track(spec: ModelSpec, box: list[float], presence: float, placement: Placement | None = None) -> Track:
     outputs = {"target_box": np.array([box], np.float32), "target_presence": np.array([[presence]], np.float32)}
-    answer = decoders(spec)["target"](outputs, placement or Placement())
+    answer = decoders(spec)["target"](outputs, placement or Placement(), 0)
     assert isinstance(answer, Track)
     return answer
 
@@ -101,7 +102,7 @@ def test_the_shortcuts_answer_for_the_first_head_of_their_task() -> None:
     both = prediction(target=Track(BOX, 0.25), animal=first, other=second)
     assert both.classification is first
     assert both.label == "cat"
-    assert both.scores is first.scores
+    np.testing.assert_array_equal(both.scores, first.scores)
     assert both.box == BOX
     assert both.track.presence == 0.25
 
@@ -144,8 +145,9 @@ def test_predictions_can_be_compared() -> None:
 def test_a_line_of_json_holds_the_whole_prediction() -> None:
     file = io.StringIO()
     sink = JsonLines(file)
-    sink.write(prediction(animal=Classification("cat", 0.75, np.array([0.75, 0.25], np.float32)), target=Track(BOX, 1)))
-    sink.write(prediction(target=Track(BOX, 0)))
+    logits = np.log(np.array([0.75, 0.25], np.float32))
+    sink.write(FRAME, prediction(animal=Classification("cat", 0.75, logits), target=Track(BOX, 1)))
+    sink.write(FRAME, prediction(target=Track(BOX, 0)))
     first, second = map(json.loads, file.getvalue().splitlines())
     assert first["animal"] == {"label": "cat", "score": 0.75, "scores": [0.75, 0.25]}
     assert first["target"] == {"box": [1, 2, 3, 4], "presence": 1}
@@ -157,7 +159,7 @@ def test_a_line_of_json_holds_the_whole_prediction() -> None:
 @pytest.mark.parametrize("name", ["frame", "ms", "captured_ns"])
 def test_no_head_can_hide_a_field_of_the_record(name: str) -> None:
     file = io.StringIO()
-    JsonLines(file).write(prediction(**{name: Track(BOX, 1)}))
+    JsonLines(file).write(FRAME, prediction(**{name: Track(BOX, 1)}))
     assert not isinstance(json.loads(file.getvalue())[name], dict) or name == "ms"
     assert "age" in json.loads(file.getvalue())["ms"]
 
@@ -171,7 +173,7 @@ def test_two_labels_may_be_one_logit(tiny_spec: ModelSpec, logit: float, label: 
     head = HeadSpec("door", "classify", ("door_logits",), ("closed", "open"))
     spec = spec_with(tiny_spec, head, 1)
 
-    answer = decoders(spec)["door"]({"door_logits": np.array([[logit]], np.float32)}, Placement())
+    answer = decoders(spec)["door"]({"door_logits": np.array([[logit]], np.float32)}, Placement(), 0)
 
     assert isinstance(answer, Classification)
     assert answer.label == label
@@ -183,7 +185,7 @@ def test_two_labels_may_be_two_logits(tiny_spec: ModelSpec) -> None:
     head = HeadSpec("door", "classify", ("door_logits",), ("closed", "open"))
     spec = spec_with(tiny_spec, head, 2)
 
-    answer = decoders(spec)["door"]({"door_logits": np.array([[3, 1]], np.float32)}, Placement())
+    answer = decoders(spec)["door"]({"door_logits": np.array([[3, 1]], np.float32)}, Placement(), 0)
 
     assert isinstance(answer, Classification)
     assert answer.label == "closed"
@@ -193,13 +195,13 @@ def test_values_come_by_their_names(tiny_spec: ModelSpec) -> None:
     head = HeadSpec("angle", "regress", ("angle_values",), ("pan", "tilt"))
     spec = spec_with(tiny_spec, head, 2)
 
-    answer = decoders(spec)["angle"]({"angle_values": np.array([[12.5, -3]], np.float32)}, Placement())
+    answer = decoders(spec)["angle"]({"angle_values": np.array([[12.5, -3]], np.float32)}, Placement(), 0)
 
     assert answer == Regression({"pan": 12.5, "tilt": -3})
     made = prediction(angle=answer)
     assert made.values == {"pan": 12.5, "tilt": -3}
     file = io.StringIO()
-    JsonLines(file).write(made)
+    JsonLines(file).write(FRAME, made)
     assert json.loads(file.getvalue())["angle"] == {"values": {"pan": 12.5, "tilt": -3}}
     with pytest.raises(ConfigError, match="regress"):
         _ = prediction(door=Classification("open", 1, np.ones(1, np.float32))).values

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from edge_cnnlstm.errors import ClosedError, ConfigError, EdgeError, FrameError, SourceError
+from edge_cnnlstm.runtime import realtime
 from edge_cnnlstm.runtime.fit import Fit
 from edge_cnnlstm.runtime.frame import Frame, Pixels, Placement
 from edge_cnnlstm.runtime.sources import Source, base, camera, open_source, video
@@ -173,7 +174,8 @@ def test_the_schedule_never_drifts(monkeypatch: pytest.MonkeyPatch, rate: float)
         assert seconds > 0
         now += max(1, round(seconds * 1e9)) + 77_000  # every sleep is late, as real ones are
 
-    monkeypatch.setattr(base, "time", SimpleNamespace(monotonic_ns=lambda: now, sleep=sleep))
+    for module in (base, realtime):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic_ns=lambda: now, sleep=sleep))
     captured = [frame.captured_ns for frame in ArraySource([plain(RED, 2, 2)] * 3000, rate=rate)]
     period = 1e9 / rate
     assert all(abs(later - before - period) <= 1 for before, later in itertools.pairwise(captured))
@@ -187,7 +189,8 @@ def test_a_late_frame_keeps_its_due_time(monkeypatch: pytest.MonkeyPatch) -> Non
         nonlocal now
         now += round(seconds * 1e9)
 
-    monkeypatch.setattr(base, "time", SimpleNamespace(monotonic_ns=lambda: now, sleep=sleep))
+    for module in (base, realtime):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic_ns=lambda: now, sleep=sleep))
     source = iter(ArraySource([plain(RED, 2, 2)] * 6, rate=100))
     captured = [next(source).captured_ns, next(source).captured_ns]
     now += 35_000_000

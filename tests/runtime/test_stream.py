@@ -9,7 +9,7 @@ import pytest
 
 import edge_cnnlstm
 from edge_cnnlstm.errors import BackendError, ClosedError, ConfigError, FrameError
-from edge_cnnlstm.runtime.backends.base import Arrays
+from edge_cnnlstm.runtime.backends.base import Arrays, advance
 from edge_cnnlstm.runtime.backends.ort import OnnxRuntimeBackend
 from edge_cnnlstm.runtime.backends.scripted import Script, ScriptedBackend
 from edge_cnnlstm.runtime.frame import Frame, Pixels
@@ -263,7 +263,6 @@ def test_latency_counts_every_prediction(stream: Stream) -> None:
     assert {name: histogram.count for name, histogram in stream.latency.stages.items()} == dict.fromkeys(
         ("wait", "fit", "infer", "decode", "age"), 25
     )
-    assert len(stream.latency.recent_ages) == 25
 
 
 def test_a_late_prediction_counts_as_a_miss(tiny_onnx: bytes, tiny_spec: ModelSpec) -> None:
@@ -286,7 +285,7 @@ def test_a_stream_that_cannot_warm_up_closes_its_backend(tiny_spec: ModelSpec, t
     with pytest.raises(BackendError, match="step 3"):
         Stream(backend)
     with pytest.raises(ClosedError):
-        backend.infer(FRAME)
+        advance(backend, FRAME)
 
 
 def test_memory_that_has_become_nan_does_not_pass_for_an_answer(tiny_spec: ModelSpec, tiny_script: Script) -> None:
@@ -301,11 +300,11 @@ def test_memory_that_has_become_nan_does_not_pass_for_an_answer(tiny_spec: Model
         return outputs, after
 
     stream = Stream(ScriptedBackend(tiny_spec, script))
-    for pixels in tiny_frames(2, seed=12):
-        stream.step(pixels)
-    try:
-        prediction = stream.step(FRAME)
-    except BackendError:
-        prediction = stream.step(FRAME)
+    first, poisoned = tiny_frames(2, seed=12)
+    stream.step(first)
+    with pytest.raises(BackendError, match="memory holds NaN"):
+        stream.step(poisoned)
+    prediction = stream.step(FRAME)
     assert np.isfinite(prediction.scores).all()
-    assert sum(stream.resets.values()) == 1
+    assert prediction.reset_reason == "not finite"
+    assert stream.resets == {"not finite": 1}

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from edge_cnnlstm.errors import BackendError, ClosedError
-from edge_cnnlstm.runtime.backends.base import Backend
+from edge_cnnlstm.runtime.backends.base import Backend, advance
 from edge_cnnlstm.runtime.stream import Stream
 from edge_cnnlstm.training.config import HeadConfig, ModelConfig
 from edge_cnnlstm.training.evaluate import torch_answer
@@ -54,47 +54,48 @@ def test_a_stream_of_it_answers_as_the_whole_clip_does(layers: int, scan: str) -
 def test_reset_forgets_and_restore_remembers() -> None:
     backend = TorchBackend(network())
     first, *rest = frames()
-    fresh = backend.infer(first)["digit_logits"]
-    memory = backend.snapshot()
-    after = backend.infer(rest[0])["digit_logits"]
+    fresh = advance(backend, first)["digit_logits"]
+    memory = backend.state.snapshot()
+    after = advance(backend, rest[0])["digit_logits"]
 
-    backend.restore(memory)
-    np.testing.assert_array_equal(backend.infer(rest[0])["digit_logits"], after)
-    backend.reset()
-    np.testing.assert_array_equal(backend.infer(first)["digit_logits"], fresh)
+    backend.state.restore(memory)
+    np.testing.assert_array_equal(advance(backend, rest[0])["digit_logits"], after)
+    backend.state.reset()
+    np.testing.assert_array_equal(advance(backend, first)["digit_logits"], fresh)
 
 
 def test_a_snapshot_is_the_callers_own() -> None:
     backend = TorchBackend(network())
-    backend.infer(frames()[0])
-    taken = backend.snapshot()
+    advance(backend, frames()[0])
+    taken = backend.state.snapshot()
     taken["h"][:] = 9
 
-    assert not (backend.snapshot()["h"] == 9).any()
+    assert not (backend.state.snapshot()["h"] == 9).any()
 
 
 def test_a_snapshot_that_does_not_fit_changes_nothing() -> None:
     backend = TorchBackend(network())
-    backend.infer(frames()[0])
-    before = backend.snapshot()
+    advance(backend, frames()[0])
+    before = backend.state.snapshot()
 
     with pytest.raises(BackendError):
-        backend.restore({"h": before["h"]})
+        backend.state.restore({"h": before["h"]})
     with pytest.raises(BackendError):
-        backend.restore({**before, "c": before["c"].astype(np.float64)})
+        backend.state.restore({**before, "c": before["c"].astype(np.float64)})
 
-    np.testing.assert_array_equal(backend.snapshot()["h"], before["h"])
+    np.testing.assert_array_equal(backend.state.snapshot()["h"], before["h"])
 
 
 def test_a_frame_of_another_size_fails_with_the_memory_as_it_was() -> None:
     backend = TorchBackend(network())
-    backend.infer(frames()[0])
-    before = backend.snapshot()
+    advance(backend, frames()[0])
+    before = backend.state.snapshot()
 
+    backend.frames = np.zeros((1, 8, 8, 3), np.uint8)
     with pytest.raises(BackendError, match="torch failed"):
-        backend.infer(np.zeros((8, 8, 3), np.uint8))
+        backend.infer()
 
-    np.testing.assert_array_equal(backend.snapshot()["c"], before["c"])
+    np.testing.assert_array_equal(backend.state.snapshot()["c"], before["c"])
 
 
 def test_after_closing_nothing_runs() -> None:
@@ -102,6 +103,6 @@ def test_after_closing_nothing_runs() -> None:
     backend.close()
     backend.close()
 
-    for use in (lambda: backend.infer(frames()[0]), backend.reset, backend.snapshot):
+    for use in (lambda: advance(backend, frames()[0]), backend.state.reset, backend.state.snapshot):
         with pytest.raises(ClosedError):
             use()

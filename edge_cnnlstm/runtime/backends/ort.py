@@ -29,8 +29,10 @@ def quantizes_fp16() -> bool:
     return (int(major), int(minor)) >= QUANTIZES_FP16_SINCE
 
 
-def open_session(graph: bytes, *, threads: int = 1, optimize: bool = True) -> Any:
+def open_session(graph: bytes, *, threads: int = 1, optimize: bool = True, batch: int = 1) -> Any:
     """Load a graph into ONNX Runtime on the CPU, so that integers are multiplied exactly on every processor.
+
+    `batch` is the number of streams: the size of the graph's dimension of that name.
 
     x86 processors without VNNI add products of uint8 and int8 in 16 bits, where they saturate
     (onnxruntime.ai/docs/performance/model-optimizations/quantization.html). For these ONNX Runtime can widen weights;
@@ -38,17 +40,18 @@ def open_session(graph: bytes, *, threads: int = 1, optimize: bool = True) -> An
     Runtime refuses the graph.
     """
     try:
-        return _session(graph, threads, optimize, {"session.x64quantprecision": "1"})
+        return _session(graph, threads, optimize, batch, {"session.x64quantprecision": "1"})
     except BackendError:
-        return _session(graph, threads, optimize, {"session.disable_quant_qdq": "1"})
+        return _session(graph, threads, optimize, batch, {"session.disable_quant_qdq": "1"})
 
 
-def _session(graph: bytes, threads: int, optimize: bool, entries: Mapping[str, str]) -> Any:
+def _session(graph: bytes, threads: int, optimize: bool, batch: int, entries: Mapping[str, str]) -> Any:
     ort = load_onnxruntime()
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = FATAL
+    options.add_free_dimension_override_by_name("batch", batch)
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     # A graph may name files to read weights from, in whatever folder we run. Only what was verified counts.
@@ -68,60 +71,56 @@ def _session(graph: bytes, threads: int, optimize: bool, entries: Mapping[str, s
 class OnnxRuntimeBackend:
     """A step graph in ONNX Runtime.
 
-    `graph` is a verified ONNX file. `threads` is the number of cores one step may use; a small network is
-    fastest on one. `optimize=False` runs the graph node by node, as written. Raises BackendError when ONNX Runtime
-    refuses the graph or the graph is not what `spec` says.
+    `graph` is a verified ONNX file; `spec` says for how many streams. `threads` is the number of cores one step may
+    use; a small network is fastest on one. `optimize=False` runs the graph node by node, as written. Raises
+    BackendError when ONNX Runtime refuses the graph or the graph is not what `spec` says.
     """
 
     name = "onnxruntime"
 
     def __init__(self, graph: bytes, spec: ModelSpec, *, threads: int = 1, optimize: bool = True) -> None:
         self.spec = spec
-        self._session = open_session(graph, threads=threads, optimize=optimize)
+        self._session = open_session(graph, threads=threads, optimize=optimize, batch=spec.batch)
         _check_signature(self._session, spec)
-        self._input: Pixels = np.zeros(spec.frame.shape, np.uint8)
+        self.frames: Pixels = np.zeros(spec.frame.shape, np.uint8)
+        self.dt = np.zeros((spec.batch, 1), np.float32)
+        self.state = RecurrentState(spec.states)
         self._outputs = {output.name: output.zeros() for output in spec.outputs}
-        self._state = RecurrentState(spec.states)
         # One binding per direction of the ping-pong. They hold raw addresses; self keeps the arrays alive.
         self._bindings = [self._bind(reads=0, writes=1), self._bind(reads=1, writes=0)]
 
-    def infer(self, pixels: Pixels) -> Arrays:
+    def infer(self) -> Arrays:
+        self.rehearse()
+        self.state.advance()
+        return self._outputs
+
+    def rehearse(self) -> None:
         if self._session is None:
             raise ClosedError("a closed backend", expected="an open one", fix="open the bundle again")
-        self._input[0] = pixels
         try:
-            self._session.run_with_iobinding(self._bindings[self._state.side])
+            self._session.run_with_iobinding(self._bindings[self.state.side])
         except Exception as error:  # pybind raises a dozen unrelated types, RuntimeError among them
             raise BackendError(
                 f"ONNX Runtime failed during a step: {error}",
                 expected="every step to succeed",
                 fix="the state is as it was before this frame: reset the stream or go on with the next frame",
             ) from error
-        self._state.advance()
-        return self._outputs
-
-    def reset(self) -> None:
-        self._state.reset()
-
-    def snapshot(self) -> dict[str, NDArray[np.generic]]:
-        return self._state.snapshot()
-
-    def restore(self, snapshot: Mapping[str, NDArray[np.generic]]) -> None:
-        self._state.restore(snapshot)
 
     def close(self) -> None:
         self._bindings.clear()
         self._session = None
-        self._state.release()
+        self.state.release()
 
     def _bind(self, *, reads: int, writes: int) -> Any:
         binding = self._session.io_binding()
-        _address(binding.bind_input, self.spec.frame.name, self._input)
+        _address(binding.bind_input, self.spec.frame.name, self.frames)
+        if self.spec.dt is not None:
+            _address(binding.bind_input, self.spec.dt.name, self.dt)
         for name, buffer in self._outputs.items():
             _address(binding.bind_output, name, buffer)
         for pair in self.spec.states:
-            _address(binding.bind_input, pair.input, self._state.buffers(reads)[pair.input])
-            _address(binding.bind_output, pair.output, self._state.buffers(writes)[pair.input])
+            _address(binding.bind_input, pair.input, self.state.buffers(reads)[pair.input])
+            _address(binding.bind_output, pair.output, self.state.buffers(writes)[pair.input])
         return binding
 
 
@@ -133,6 +132,7 @@ def _check_signature(session: Any, spec: ModelSpec) -> None:
     """Raw addresses are only safe when the graph agrees about every shape and type."""
     types = {"uint8": "tensor(uint8)", "float32": "tensor(float)"}
     expected = {spec.frame.name: (spec.frame.shape, types[spec.frame.dtype])}
+    expected |= {spec.dt.name: (spec.dt.shape, types[spec.dt.dtype])} if spec.dt else {}
     expected |= {pair.input: (pair.shape, types[pair.dtype]) for pair in spec.states}
     expected |= {pair.output: (pair.shape, types[pair.dtype]) for pair in spec.states}
     expected |= {output.name: (output.shape, types[output.dtype]) for output in spec.outputs}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, TextIO
 
+from edge_cnnlstm.runtime.frame import Frame
 from edge_cnnlstm.runtime.prediction import Answer, Classification, Prediction, Regression
 
 
@@ -14,17 +15,24 @@ class JsonLines:
     def __init__(self, file: TextIO) -> None:
         self._file = file
 
-    def write(self, prediction: Prediction) -> None:
-        """Write one line: frame index, capture time in monotonic ns, timings in ms, and every head's answer."""
-        record = {
-            **{name: _plain(answer) for name, answer in prediction.answers.items()},
-            "frame": prediction.frame_index,
-            "captured_ns": prediction.captured_ns,
-            "first_after_reset": prediction.first_after_reset,
-            "ms": {name: round(value / 1e6, 4) for name, value in prediction.timings._asdict().items()},
-        }
-        self._file.write(json.dumps(record) + "\n")
+    def write(self, _: Frame, prediction: Prediction) -> None:
+        self._file.write(json.dumps(plain(prediction)) + "\n")
         self._file.flush()
+
+    def close(self) -> None:
+        self._file.flush()
+
+
+def plain(prediction: Prediction) -> dict[str, Any]:
+    """Return a prediction as JSON data: every head's answer, frame, capture in monotonic ns, timings in ms."""
+    return {
+        **{name: _plain(answer) for name, answer in prediction.answers.items()},
+        "frame": prediction.frame_index,
+        "captured_ns": prediction.captured_ns,
+        "first_after_reset": prediction.first_after_reset,
+        "reset_reason": prediction.reset_reason,
+        "ms": {name: round(value / 1e6, 4) for name, value in prediction.timings._asdict().items()},
+    }
 
 
 def _plain(answer: Answer) -> dict[str, Any]:

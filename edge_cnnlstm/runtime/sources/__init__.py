@@ -19,12 +19,12 @@ def camera(device: str | int, *, fit: Fit | None = None, rate: float | None = No
     return CameraSource(device, fit=fit, rate=rate)
 
 
-def video(address: Path | str, *, fit: Fit | None = None, rate: float | None = None) -> VideoSource:
+def video(address: Path | str, *, fit: Fit | None = None, rate: float | None = None, spin_us: int = 0) -> VideoSource:
     """Open a video file or an RTSP stream; with `fit=stream.fit` its frames go straight into `stream.step`."""
-    return VideoSource(str(address), fit=fit, rate=rate)
+    return VideoSource(str(address), fit=fit, rate=rate, spin_us=spin_us)
 
 
-def open_source(address: str, *, fit: Fit | None = None, rate: float | None = None) -> Source:
+def open_source(address: str, *, fit: Fit | None = None, rate: float | None = None, spin_us: int = 0) -> Source:
     """Open whatever `address` names: `/dev/videoN`, a folder of images, a video file, or `rtsp://…`.
 
     Raises SourceError when it is none of these or cannot be opened.
@@ -37,9 +37,9 @@ def open_source(address: str, *, fit: Fit | None = None, rate: float | None = No
         return VideoSource(address, fit=fit)
     path = Path(address)
     if address and path.is_dir():
-        return FolderSource(path, fit=fit, rate=rate)
+        return FolderSource(path, fit=fit, rate=rate, spin_us=spin_us)
     if path.is_file():
-        return VideoSource(address, fit=fit, rate=rate)
+        return VideoSource(address, fit=fit, rate=rate, spin_us=spin_us)
     raise SourceError(
         f"no source {address}",
         expected="a video file, a folder of images, /dev/videoN, or rtsp://…",

@@ -11,6 +11,7 @@ import numpy as np
 from edge_cnnlstm.errors import ClosedError, ConfigError
 from edge_cnnlstm.runtime.fit import Fit
 from edge_cnnlstm.runtime.frame import Frame, Pixels, Placement
+from edge_cnnlstm.runtime.realtime import sleep_until
 
 
 class Source(Protocol):
@@ -31,14 +32,15 @@ class Source(Protocol):
 class Pace:
     """Releases frames at a fixed rate, and says when each was due.
 
-    `period` is in seconds. The schedule never slips: a late frame keeps its due time, so its lateness shows in
-    its age. Raises ConfigError for a rate outside 0 to 1000.
+    `period` is in seconds. The schedule never slips: a late frame keeps its due time, so its lateness shows in its age.
+    `spin_us` of the wait are spent awake, as `realtime.Realtime` says. Raises ConfigError for a rate outside 0 to 1000.
     """
 
-    def __init__(self, rate: float) -> None:
+    def __init__(self, rate: float, spin_us: int = 0) -> None:
         if not 0 < rate <= 1000:
             raise ConfigError(f"{rate} frames a second", expected="more than 0 and at most 1000", fix="change --rate")
         self.period = 1 / rate
+        self._spin_ns = 1000 * spin_us
         self._start_ns = 0
 
     def wait(self, index: int) -> int:
@@ -46,8 +48,7 @@ class Pace:
         if index == 0:
             self._start_ns = time.monotonic_ns()
         due = self._start_ns + round(index * self.period * 1e9)
-        while (left := due - time.monotonic_ns()) > 0:
-            time.sleep(left / 1e9)
+        sleep_until(due, self._spin_ns)
         return due
 
 
@@ -57,17 +58,23 @@ def closed_source(name: object) -> ClosedError:
 
 
 def frames_from(
-    images: Iterable[Pixels], *, fit: Fit | None, rate: float | None = None, bgr: bool = False
+    images: Iterable[Pixels],
+    *,
+    fit: Fit | None,
+    source: str = "",
+    rate: float | None = None,
+    spin_us: int = 0,
+    bgr: bool = False,
 ) -> Iterator[Frame]:
-    """Turn images, uint8 [height, width, 3], into frames: paced if a rate is given, fitted, in RGB.
+    """Turn images, uint8 [height, width, 3], into frames of a source: paced if a rate is given, fitted, in RGB.
 
     Each image is decoded before it is due. The frames' pixels are new arrays unless nothing had to change.
     """
-    pace = None if rate is None else Pace(rate)
+    pace = None if rate is None else Pace(rate, spin_us)
     for index, image in enumerate(images):
         captured_ns = time.monotonic_ns() if pace is None else pace.wait(index)
         begun = time.monotonic_ns()
         pixels, placement = (image, Placement()) if fit is None else fit.apply(image)
         if bgr:
             pixels = np.ascontiguousarray(pixels[..., ::-1])
-        yield Frame(pixels, index, captured_ns, placement, time.monotonic_ns() - begun)
+        yield Frame(pixels, index, captured_ns, placement, time.monotonic_ns() - begun, source)

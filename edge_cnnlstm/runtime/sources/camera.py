@@ -33,7 +33,7 @@ class CameraSource:
     def __iter__(self) -> Iterator[Frame]:
         if self._closed:
             raise closed_source(self.device)
-        return frames_from(self._images(), fit=self._fit, bgr=True)
+        return frames_from(self._images(), fit=self._fit, source=str(self.device), bgr=True)
 
     def close(self) -> None:
         self._closed = True

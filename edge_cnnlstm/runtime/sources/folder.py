@@ -17,16 +17,18 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 class FolderSource:
     """The images of one folder, replayed at `rate` frames a second or as fast as they are read.
 
-    Raises SourceError for a folder without images, and while iterating for an image that cannot be decoded.
+    `spin_us` is how exactly, see `realtime.Realtime`. Raises SourceError for a folder without images, and while
+    iterating for an image that cannot be decoded.
     """
 
     live = False
 
-    def __init__(self, folder: Path, *, fit: Fit | None = None, rate: float | None = None) -> None:
+    def __init__(self, folder: Path, *, fit: Fit | None = None, rate: float | None = None, spin_us: int = 0) -> None:
         self._paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES)
         self._folder = folder
         self._fit = fit
         self._rate = rate
+        self._spin_us = spin_us
         self._closed = False
         if not self._paths:
             raise SourceError(
@@ -38,7 +40,9 @@ class FolderSource:
     def __iter__(self) -> Iterator[Frame]:
         if self._closed:
             raise closed_source(self._folder)
-        return frames_from(self._images(), fit=self._fit, rate=self._rate, bgr=True)
+        return frames_from(
+            self._images(), fit=self._fit, source=str(self._folder), rate=self._rate, spin_us=self._spin_us, bgr=True
+        )
 
     def close(self) -> None:
         self._closed = True

@@ -16,23 +16,26 @@ from edge_cnnlstm.runtime.sources.base import closed_source, frames_from
 class VideoSource:
     """A video file, or an `rtsp://` address, which is live.
 
-    `rate` replays a file at that many frames a second; without it frames come as fast as they are read. Raises
-    SourceError when it cannot be opened or holds no frame.
+    `rate` replays a file at that many frames a second, as exactly as `spin_us` says (see `realtime.Realtime`); without
+    it frames come as fast as they are read. Raises SourceError when it cannot be opened or holds no frame.
     """
 
-    def __init__(self, address: str, *, fit: Fit | None = None, rate: float | None = None) -> None:
+    def __init__(self, address: str, *, fit: Fit | None = None, rate: float | None = None, spin_us: int = 0) -> None:
         self.live = "://" in address
         if not self.live and not Path(address).is_file():
             raise SourceError(f"no file {address}", expected="a video file", fix="check the path")
         self.address = address
         self._fit = fit
         self._rate = rate
+        self._spin_us = spin_us
         self._capture = open_capture(address)
 
     def __iter__(self) -> Iterator[Frame]:
         if not self._capture.isOpened():
             raise closed_source(self.address)
-        return frames_from(self._images(), fit=self._fit, rate=self._rate, bgr=True)
+        return frames_from(
+            self._images(), fit=self._fit, source=self.address, rate=self._rate, spin_us=self._spin_us, bgr=True
+        )
 
     def close(self) -> None:
         self._capture.release()
