@@ -19,8 +19,7 @@ from edge_cnnlstm.runtime.frame import Frame, Pixels
 from edge_cnnlstm.runtime.guard import Guard
 from edge_cnnlstm.runtime.lane import Lane
 from edge_cnnlstm.runtime.latency import LatencyRecorder
-from edge_cnnlstm.runtime.prediction import Prediction
-from edge_cnnlstm.runtime.state import is_finite
+from edge_cnnlstm.runtime.prediction import NotFiniteError, Prediction
 from edge_cnnlstm.runtime.stream import warm_up
 from edge_cnnlstm.spec import StateRules
 
@@ -121,11 +120,8 @@ class StreamGroup:
             inferred = time.monotonic_ns()
             active = {member.slot for member in frames}
             self.backend.state.hold(slot for slot in range(self.spec.batch) if slot not in active)
-            poisoned = self._poisoned(outputs, active)
             return {
-                member: self._emptied(member, poisoned[member.slot])
-                if member.slot in poisoned
-                else member.lane.answer(frame, captured[member], begun, inferred, outputs, member.slot)
+                member: self._answer(member, frame, captured[member], begun, inferred, outputs)
                 for member, frame in accepted.items()
             }
         finally:
@@ -190,21 +186,16 @@ class StreamGroup:
         backend.dt[member.slot, 0] = lane.continuity.since_last(captured)
         return captured
 
-    def _poisoned(self, outputs: Arrays, active: set[int]) -> dict[int, str]:
-        """Return what is not finite, by slot."""
-        if not self._rules.not_finite:
-            return {}
-        found: dict[int, str] = {}
-        for name, values in outputs.items():
-            if not is_finite(values.ravel()):
-                found |= {slot: f"output {name!r}" for slot in active if not np.isfinite(values[slot]).all()}
-        if not self.backend.state.is_finite():
-            found |= {slot: "the memory" for slot in active if not self.backend.state.is_finite(slot)}
-        return found
-
-    def _emptied(self, member: Member, where: str) -> BackendError:
-        self._empty(member, "not finite")
-        return member.lane.poisoned(f"{where} of {member.name!r}")
+    def _answer(
+        self, member: Member, frame: Frame, captured: int, begun: int, inferred: int, outputs: Arrays
+    ) -> Prediction | BackendError:
+        try:
+            if self._rules.not_finite and not self.backend.state.is_finite(member.slot):
+                raise NotFiniteError("the memory")
+            return member.lane.answer(frame, captured, begun, inferred, outputs, member.slot)
+        except NotFiniteError as error:
+            self._empty(member, "not finite")
+            return member.lane.poisoned(f"{error} of {member.name!r}")
 
     def _empty(self, member: Member, reason: str) -> None:
         self.backend.state.reset(member.slot)

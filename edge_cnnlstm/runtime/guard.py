@@ -24,8 +24,9 @@ class Guard:
 
     def enter_at_once(self) -> None:
         """Enter, or raise ThreadError naming the thread that is inside."""
-        if not self.try_enter():
+        if not self._lock.acquire(blocking=False):
             raise self._occupied()
+        self._holder = threading.get_ident()
 
     def try_enter(self) -> bool:
         """Enter if nobody is inside; return whether it was so."""

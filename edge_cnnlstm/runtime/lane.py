@@ -37,7 +37,7 @@ class Lane:
         self.resets: Counter[str] = Counter()
         self.refused = 0
         self._shape = spec.frame.shape[1:]
-        self._decoders = list(decoders(spec).items())
+        self._decoders = list(decoders(spec, finite=rules.not_finite).items())
         self._next_index = 0
 
     def accept(self, frame: Frame | Pixels) -> Frame:
@@ -72,7 +72,7 @@ class Lane:
     def answer(
         self, frame: Frame, captured_ns: int, begun: int, inferred: int, outputs: Mapping[str, NDArray[Any]], row: int
     ) -> Prediction:
-        """Read this stream's row of the outputs, and put the frame on record."""
+        """Read this stream's row of the outputs and put the frame on record; NotFiniteError leaves no trace."""
         answers = {name: decode(outputs, frame.placement, row) for name, decode in self._decoders}
         decided = time.monotonic_ns()
         waited = begun - captured_ns

@@ -112,6 +112,7 @@ class Pipeline:
                 return
             self._rhythm.heard(self._mailbox.arrived_ns)
             yield frame
+            self._stream.latency.tidy()
 
     def _keep_warm(self) -> None:
         """Rehearse just before the next frame is due, unless it comes earlier."""

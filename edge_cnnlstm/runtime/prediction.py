@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,27 +17,26 @@ from edge_cnnlstm.spec import HeadSpec, ModelSpec
 Arrays = Mapping[str, NDArray[np.generic]]
 
 
-@dataclass(frozen=True, slots=True)
-class Classification:
+class Classification(NamedTuple):
     """The most likely label, and its probability.
 
-    `logits`, float32 [labels], is what the network said; `scores`, the probabilities of all labels, are computed from
-    it when somebody asks.
+    `logits` is what the network said of each label; `scores`, the probabilities of all labels, are computed from it
+    when somebody asks.
     """
 
     label: str
     score: float
-    logits: NDArray[np.float32] = field(compare=False, repr=False)
+    logits: tuple[float, ...]
 
     @property
     def scores(self) -> NDArray[np.float32]:
         """The probabilities of all labels, float32 [labels]; a new array."""
-        powers = np.exp(self.logits.astype(np.float64) - self.logits.max())
+        logits = np.array(self.logits)
+        powers = np.exp(logits - logits.max())
         return np.asarray(powers / powers.sum(), np.float32)
 
 
-@dataclass(frozen=True, slots=True)
-class Box:
+class Box(NamedTuple):
     """A box in pixels of the image that the source saw, before it was fitted: left, top, width, height."""
 
     x: float
@@ -46,16 +45,14 @@ class Box:
     height: float
 
 
-@dataclass(frozen=True, slots=True)
-class Track:
+class Track(NamedTuple):
     """Where the target is, hidden or not, and the probability that it is in sight."""
 
     box: Box
     presence: float
 
 
-@dataclass(frozen=True, slots=True)
-class Regression:
+class Regression(NamedTuple):
     """Real values by their names, in the units that the network was trained in."""
 
     values: Mapping[str, float]
@@ -64,8 +61,7 @@ class Regression:
 Answer = Classification | Regression | Track
 
 
-@dataclass(frozen=True, slots=True)
-class Prediction:
+class Prediction(NamedTuple):
     """What the network said about one frame; everything in it is the caller's.
 
     `first_after_reset` is true when the network remembered nothing before this frame, and `reset_reason` says why:
@@ -131,50 +127,76 @@ class Prediction:
 Decoder = Callable[[Arrays, Placement, int], Answer]
 
 
-def decoders(spec: ModelSpec) -> dict[str, Decoder]:
-    """Return one decoder per head: raw outputs, the frame's placement and the stream's row in, answer out."""
-    return {head.name: _DECODERS[head.task](head, spec) for head in spec.heads}
+class NotFiniteError(Exception):
+    """An output holds NaN or infinity; the message says which."""
 
 
-def _classify(head: HeadSpec, spec: ModelSpec) -> Decoder:
+def decoders(spec: ModelSpec, *, finite: bool = True) -> dict[str, Decoder]:
+    """Return one decoder per head: raw outputs, the frame's placement and the stream's row in, answer out.
+
+    With `finite` they raise NotFiniteError rather than answer nonsense.
+    """
+    return {
+        head.name: _DECODERS[head.task](head, spec, _check_finite if finite else _check_nothing) for head in spec.heads
+    }
+
+
+Check = Callable[[str, list[float]], None]
+
+
+def _check_finite(name: str, values: list[float]) -> None:
+    # A sum of float32 numbers cannot overflow a float64: it is finite exactly if they are.
+    if not math.isfinite(sum(values)):
+        raise NotFiniteError(f"output {name!r}")
+
+
+def _check_nothing(name: str, values: list[float]) -> None:
+    pass
+
+
+def _classify(head: HeadSpec, spec: ModelSpec, check: Check) -> Decoder:
     (logits_name,) = head.outputs
-    labels = head.labels
+    labels, exp = head.labels, math.exp
     one_logit = spec.output(logits_name).shape[1] == 1
 
     def decode(outputs: Arrays, _: Placement, row: int) -> Classification:
-        logits = outputs[logits_name][row].astype(np.float32)
+        said = outputs[logits_name][row].tolist()
+        check(logits_name, said)
         if one_logit:
-            # A sigmoid is the softmax of two logits, of which the first is 0.
-            logits = np.array([0, logits[0]], np.float32)
-        said = logits.tolist()
+            said = [0.0, *said]  # a sigmoid is the softmax of two logits, of which the first is 0
         highest = max(said)
-        score = 1 / sum(math.exp(logit - highest) for logit in said)
-        return Classification(labels[said.index(highest)], score, logits)
+        score = 1 / sum([exp(logit - highest) for logit in said])
+        return Classification(labels[said.index(highest)], score, tuple(said))
 
     return decode
 
 
-def _regress(head: HeadSpec, _: ModelSpec) -> Decoder:
+def _regress(head: HeadSpec, _: ModelSpec, check: Check) -> Decoder:
     (values_name,) = head.outputs
 
     def decode(outputs: Arrays, _: Placement, row: int) -> Regression:
-        return Regression(dict(zip(head.labels, outputs[values_name][row].tolist(), strict=True)))
+        values = outputs[values_name][row].tolist()
+        check(values_name, values)
+        return Regression(dict(zip(head.labels, values, strict=True)))
 
     return decode
 
 
-def _track(head: HeadSpec, spec: ModelSpec) -> Decoder:
+def _track(head: HeadSpec, spec: ModelSpec, check: Check) -> Decoder:
     box_name, presence_name = head.outputs
 
     def decode(outputs: Arrays, placement: Placement, row: int) -> Track:
-        centre_x, centre_y, width, height = outputs[box_name][row].tolist()
+        found, (presence,) = outputs[box_name][row].tolist(), outputs[presence_name][row].tolist()
+        check(box_name, found)
+        check(presence_name, [presence])
+        centre_x, centre_y, width, height = found
         box = Box(
             x=((centre_x - width / 2) * spec.width - placement.offset_x) / placement.scale_x,
             y=((centre_y - height / 2) * spec.height - placement.offset_y) / placement.scale_y,
             width=width * spec.width / placement.scale_x,
             height=height * spec.height / placement.scale_y,
         )
-        return Track(box, presence=_sigmoid(float(outputs[presence_name][row, 0])))
+        return Track(box, presence=_sigmoid(presence))
 
     return decode
 
@@ -185,7 +207,7 @@ def _sigmoid(logit: float) -> float:
     return 1 / (1 + power) if logit >= 0 else power / (1 + power)
 
 
-_DECODERS: dict[str, Callable[[HeadSpec, ModelSpec], Decoder]] = {
+_DECODERS: dict[str, Callable[[HeadSpec, ModelSpec, Check], Decoder]] = {
     "classify": _classify,
     "regress": _regress,
     "track": _track,

@@ -102,7 +102,7 @@ class RecurrentState:
         self._check_held()
         if slot is not None:
             return all(np.isfinite(buffer).all() for buffer in self._of(self.side, slot).values())
-        return all(is_finite(buffer) for buffer in self._flat[self.side])
+        return all(map(is_finite, self._flat[self.side]))
 
     def _of(self, side: int, slot: int | None) -> Arrays:
         buffers = self._buffers[side]

@@ -18,8 +18,7 @@ from edge_cnnlstm.runtime.frame import Frame, Pixels
 from edge_cnnlstm.runtime.guard import Guard
 from edge_cnnlstm.runtime.lane import Lane
 from edge_cnnlstm.runtime.latency import LatencyRecorder
-from edge_cnnlstm.runtime.prediction import Prediction
-from edge_cnnlstm.runtime.state import is_finite
+from edge_cnnlstm.runtime.prediction import NotFiniteError, Prediction
 from edge_cnnlstm.spec import ModelSpec, StateRules
 
 if TYPE_CHECKING:
@@ -104,9 +103,12 @@ class Stream:
                 backend.dt[0, 0] = lane.continuity.since_last(captured)
             outputs = backend.infer()
             inferred = time.monotonic_ns()
-            if lane.rules.not_finite:
-                self._check_finite(outputs)
+            if lane.rules.not_finite and not backend.state.is_finite():
+                raise NotFiniteError("the memory")
             return lane.answer(frame, captured, begun, inferred, outputs, 0)
+        except NotFiniteError as error:
+            self._empty("not finite")
+            raise lane.poisoned(str(error)) from error
         finally:
             self._guard.leave()
 
@@ -196,15 +198,6 @@ class Stream:
     def _empty(self, reason: str) -> None:
         self.backend.state.reset()
         self._lane.emptied(reason)
-
-    def _check_finite(self, outputs: Mapping[str, NDArray[np.generic]]) -> None:
-        for name, values in outputs.items():
-            if not is_finite(values[0]):
-                self._empty("not finite")
-                raise self._lane.poisoned(f"output {name!r}")
-        if not self.backend.state.is_finite():
-            self._empty("not finite")
-            raise self._lane.poisoned("the memory")
 
     def _check_open(self) -> None:
         if self._closed:
