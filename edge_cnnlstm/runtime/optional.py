@@ -18,6 +18,11 @@ def load_onnxruntime() -> Any:
     return _load("onnxruntime", "pip install 'edge-cnnlstm[ort]'")
 
 
+def load_pynvml() -> Any:
+    """Return NVIDIA's bindings of NVML; raises DependencyError when they are not installed."""
+    return _load("pynvml", "pip install 'edge-cnnlstm[nvml]'")
+
+
 def _load(module: str, fix: str) -> Any:
     try:
         return importlib.import_module(module)
