@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-HEAVY = ["torch", "onnx", "cv2", "onnxruntime", "tensorrt", "tensorrt_rtx", "pycuda", "lightning", "modelopt"]
+HEAVY = ["torch", "onnx", "cv2", "onnxruntime", "tensorrt", "tensorrt_rtx", "pycuda", "pynvml", "lightning", "modelopt"]
 
 FLOORS = {
     "edge_cnnlstm/errors.py": set[str](),

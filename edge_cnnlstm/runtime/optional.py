@@ -29,6 +29,11 @@ def is_installed(module: str) -> bool:
     return importlib.util.find_spec(module) is not None
 
 
+def load_pynvml() -> Any:
+    """Return NVIDIA's bindings of NVML; raises DependencyError when they are not installed."""
+    return _load("pynvml", "pip install 'edge-cnnlstm[nvml]'")
+
+
 def _load(module: str, fix: str) -> Any:
     try:
         return importlib.import_module(module)
