@@ -21,6 +21,7 @@ from benchmarks.engines.command import engines
 from benchmarks.latency import SAMPLES_FOR_P99, SCHEMA_VERSION, WARM_UP_FRAMES, Advance, Case, Plan, Result, percentile
 from benchmarks.latency import run as run_latency
 from benchmarks.memory.command import memory
+from benchmarks.runtime.command import runtime
 from benchmarks.training import training
 from edge_cnnlstm.bundle import format as bundle_format
 from edge_cnnlstm.cli import console
@@ -46,6 +47,7 @@ def benchmarks() -> None:
 app.command()(agreement)
 app.command()(engines)
 app.command()(memory)
+app.command()(runtime)
 app.command()(training)
 
 

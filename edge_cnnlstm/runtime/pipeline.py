@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 from edge_cnnlstm.errors import ClosedError, FrameError
@@ -77,6 +75,9 @@ class Pipeline:
             self.close()
 
     async def __aiter__(self) -> AsyncIterator[tuple[Frame, Prediction]]:
+        import asyncio  # here, and the next, because only few robots need them, and all would wait for them
+        from concurrent.futures import ThreadPoolExecutor
+
         # A thread of its own, the same for every step: engines on a GPU belong to the thread that uses them first.
         pool = ThreadPoolExecutor(1, "edge-cnnlstm-stream")
         loop, pairs = asyncio.get_running_loop(), iter(self)
