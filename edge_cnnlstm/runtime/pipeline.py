@@ -58,21 +58,16 @@ class Pipeline:
         return self.counts
 
     def __iter__(self) -> Generator[tuple[Frame, Prediction], None, None]:
-        with self._lifecycle:
-            if self._begun or self._mailbox.closed:
-                raise ClosedError(
-                    "a pipeline that was iterated before, or closed", expected="a new one", fix="make another Pipeline"
-                )
-            self._thread.start()
-            self._begun = True
-        try:
-            with self._realtime.loop():
+        # The collector runs once more before the loop: no frame shall wait for it.
+        with self._realtime.loop():
+            self._begin()
+            try:
                 for frame in self._frames():
                     prediction = self._step(frame)
                     if prediction is not None:
                         yield frame, prediction
-        finally:
-            self.close()
+            finally:
+                self.close()
 
     async def __aiter__(self) -> AsyncIterator[tuple[Frame, Prediction]]:
         import asyncio  # here, and the next, because only few robots need them, and all would wait for them
@@ -103,6 +98,15 @@ class Pipeline:
         elif not self._given_up:
             self._thread.join(timeout=JOIN_SECONDS)
             self._given_up = self._thread.is_alive()
+
+    def _begin(self) -> None:
+        with self._lifecycle:
+            if self._begun or self._mailbox.closed:
+                raise ClosedError(
+                    "a pipeline that was iterated before, or closed", expected="a new one", fix="make another Pipeline"
+                )
+            self._thread.start()
+            self._begun = True
 
     def _frames(self) -> Iterator[Frame]:
         while True:
