@@ -29,8 +29,9 @@ def start(code: str, *arguments: str) -> dict[str, Any]:
     begun = time.monotonic()
     process = subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=subprocess.DEVNULL)
     _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
     if status:
-        raise RuntimeError(f"a cold start ended with status {status}")
+        raise RuntimeError(f"a cold start ended with status {process.returncode}")
     return {"seconds": time.monotonic() - begun, "bytes": used.ru_maxrss * 1024}
 
 
