@@ -28,6 +28,7 @@ from edge_cnnlstm.errors import (
     SourceError,
     ThreadError,
 )
+from edge_cnnlstm.runtime.cameras import Cameras
 from edge_cnnlstm.runtime.fit import Fit
 from edge_cnnlstm.runtime.frame import Frame
 from edge_cnnlstm.runtime.group import StreamGroup
@@ -35,6 +36,7 @@ from edge_cnnlstm.runtime.opening import open_group
 from edge_cnnlstm.runtime.opening import open_stream as open
 from edge_cnnlstm.runtime.pipeline import Pipeline
 from edge_cnnlstm.runtime.prediction import Box, Classification, Prediction, Regression, Track
+from edge_cnnlstm.runtime.realtime import Realtime
 from edge_cnnlstm.runtime.sources import camera, open_source, video
 from edge_cnnlstm.runtime.stream import Stream
 from edge_cnnlstm.spec import StateRules
@@ -47,6 +49,7 @@ __all__ = [
     "BackendError",
     "Box",
     "BundleError",
+    "Cameras",
     "CheckpointError",
     "Classification",
     "ClosedError",
@@ -61,6 +64,7 @@ __all__ = [
     "ParityError",
     "Pipeline",
     "Prediction",
+    "Realtime",
     "Regression",
     "SourceError",
     "StateRules",

@@ -63,7 +63,10 @@ def git_commit(folder: Path) -> str | None:
 
 
 def _version(distribution: str) -> str | None:
-    from importlib.metadata import PackageNotFoundError, version  # here, because it takes longer than most of the runtime
+    from importlib.metadata import (  # here, because it takes longer than most of the runtime
+        PackageNotFoundError,
+        version,
+    )
 
     try:
         return version(distribution)

@@ -57,16 +57,19 @@ class Counts:
 
 
 class Mailbox:
-    """A bounded queue of frames between the thread that fetches and the one that decides."""
+    """A bounded queue of frames between the thread that fetches and the one that decides.
 
-    def __init__(self, policy: Policy) -> None:
+    Several mailboxes may share `changed`, so that one thread can wait for all of them.
+    """
+
+    def __init__(self, policy: Policy, changed: threading.Condition | None = None) -> None:
         self.closed = False
         self.arrived_ns = 0
         """When the last frame came, in monotonic ns; 0 before the first."""
         self._policy = policy
         self._capacity = 1 if policy.kind == "newest" else QUEUE_FRAMES
         self._frames: deque[Frame] = deque()
-        self._changed = threading.Condition()
+        self._changed = changed or threading.Condition()
         self._stopped = self._finished = False
         self._error: BaseException | None = None
         self._produced = self._predicted = self._dropped = self._refused = 0
@@ -127,6 +130,26 @@ class Mailbox:
             if self._error is not None:
                 raise self._error
             return None
+
+    def poll(self) -> Frame | None:
+        """Take a frame if there is one."""
+        with self._changed:
+            if self._stopped or not self._frames:
+                return None
+            frame = self._frames.popleft()
+            self._changed.notify_all()
+            return frame
+
+    @property
+    def ended(self) -> bool:
+        """Whether there will be nothing more to take."""
+        with self._changed:
+            return self._stopped or (not self._frames and (self._finished or self.closed))
+
+    @property
+    def error(self) -> BaseException | None:
+        """What ended the source, if it was an error."""
+        return self._error
 
     def answered(self) -> None:
         """Count a frame that was taken and predicted."""

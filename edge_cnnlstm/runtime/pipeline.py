@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Generator, Iterator
 from contextlib import ExitStack
 
 from edge_cnnlstm.errors import ClosedError, FrameError
+from edge_cnnlstm.runtime.fetch import fetching
 from edge_cnnlstm.runtime.frame import Frame
 from edge_cnnlstm.runtime.mailbox import Counts, Mailbox, Policy
 from edge_cnnlstm.runtime.prediction import Prediction
@@ -40,7 +41,7 @@ class Pipeline:
         self._lifecycle = threading.Lock()
         self._begun = False
         self._given_up = False
-        self._thread = threading.Thread(target=self._fetch, name="edge-cnnlstm-source", daemon=True)
+        self._thread = fetching(source, self._mailbox, realtime)
 
     @property
     def counts(self) -> Counts:
@@ -142,19 +143,3 @@ class Pipeline:
             raise
         self._mailbox.answered()
         return prediction
-
-    def _fetch(self) -> None:
-        error: BaseException | None = None
-        try:
-            with self._realtime.thread():
-                for frame in self._source:
-                    if not self._mailbox.put(frame):
-                        break
-        except BaseException as raised:  # noqa: BLE001 - handed to the consumer, which raises it
-            error = raised
-        # The thread that reads is the one that releases: a camera released under a read crashes OpenCV.
-        try:
-            self._source.close()
-        except BaseException as raised:  # noqa: BLE001 - as above
-            error = error or raised
-        self._mailbox.finish(error)
