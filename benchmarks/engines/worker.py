@@ -52,11 +52,16 @@ class OpenVinoBackend:
         openvino: Any = import_module("openvino")
         self.spec = spec
         self._input: Pixels = np.zeros(spec.frame.shape, np.uint8)
+        self._dt = np.zeros((spec.batch, 1), np.float32)
         self._outputs = {output.name: output.zeros() for output in spec.outputs}
         self._state = RecurrentState(spec.states)
+        memory = {pair.input: pair.shape for pair in spec.states}
         settings = OPENVINO_SETTINGS | {"INFERENCE_NUM_THREADS": threads}
         try:
-            compiled = openvino.Core().compile_model(graph, "CPU", settings)
+            core = openvino.Core()
+            model = core.read_model(graph)
+            model.reshape({tensor.name: tensor.shape for tensor in (spec.frame, spec.dt) if tensor} | memory)
+            compiled = core.compile_model(model, "CPU", settings)
             self._requests = [self._request(openvino, compiled, side) for side in (0, 1)]
         except Exception as error:  # its exceptions are RuntimeErrors, of the frontend or of the plugin
             raise BackendError(
@@ -65,8 +70,9 @@ class OpenVinoBackend:
                 fix="export again, or update openvino",
             ) from error
 
-    def infer(self, pixels: Pixels) -> Arrays:
+    def infer(self, pixels: Pixels, dt: float = 0.0) -> Arrays:
         self._input[0] = pixels
+        self._dt[0] = dt
         self._requests[self._state.side].infer(share_outputs=True)
         self._state.advance()
         return self._outputs
@@ -88,6 +94,8 @@ class OpenVinoBackend:
         """One request per direction of the ping-pong; it shares the arrays, which self keeps alive."""
         request = compiled.create_infer_request()
         tensors = {self.spec.frame.name: self._input, **self._outputs}
+        if self.spec.dt:
+            tensors[self.spec.dt.name] = self._dt
         for pair in self.spec.states:
             tensors[pair.input] = self._state.buffers(side)[pair.input]
             tensors[pair.output] = self._state.buffers(1 - side)[pair.input]

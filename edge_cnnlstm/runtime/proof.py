@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -32,10 +33,12 @@ def replay(backend: Backend, golden: Golden) -> dict[str, list[np.ndarray]]:
     """
     course: dict[str, list[np.ndarray]] = {output.name: [] for output in backend.spec.outputs}
     backend.reset()
-    for pixels, reset in zip(golden.frames, golden.resets, strict=True):
+    infer: Any = backend.infer  # not every backend can be told dt yet
+    for at, (pixels, reset) in enumerate(zip(golden.frames, golden.resets, strict=True)):
         if reset:
             backend.reset()
-        for name, value in backend.infer(pixels).items():
+        told = () if golden.dt is None else (float(golden.dt[at]),)
+        for name, value in infer(pixels, *told).items():
             course[name].append(value[0].copy())
     memory = backend.snapshot()
     for pair in backend.spec.states:

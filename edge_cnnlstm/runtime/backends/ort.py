@@ -14,7 +14,7 @@ from edge_cnnlstm.runtime.backends.base import Arrays
 from edge_cnnlstm.runtime.frame import Pixels
 from edge_cnnlstm.runtime.optional import load_onnxruntime
 from edge_cnnlstm.runtime.state import RecurrentState
-from edge_cnnlstm.spec import ModelSpec
+from edge_cnnlstm.spec import BATCH, ModelSpec
 
 QUANTIZES_FP16_SINCE = (1, 30)
 """Earlier releases truncate where FP16 `QuantizeLinear` should round: seen in 1.23, 1.24, 1.26 and 1.29."""
@@ -29,8 +29,10 @@ def quantizes_fp16() -> bool:
     return (int(major), int(minor)) >= QUANTIZES_FP16_SINCE
 
 
-def open_session(graph: bytes, *, threads: int = 1, optimize: bool = True) -> Any:
+def open_session(graph: bytes, *, threads: int = 1, optimize: bool = True, batch: int = 1) -> Any:
     """Load a graph into ONNX Runtime on the CPU, so that integers are multiplied exactly on every processor.
+
+    `batch` is the number of streams that it is optimized for.
 
     x86 processors without VNNI add products of uint8 and int8 in 16 bits, where they saturate
     (onnxruntime.ai/docs/performance/model-optimizations/quantization.html). For these ONNX Runtime can widen weights;
@@ -38,17 +40,18 @@ def open_session(graph: bytes, *, threads: int = 1, optimize: bool = True) -> An
     Runtime refuses the graph.
     """
     try:
-        return _session(graph, threads, optimize, {"session.x64quantprecision": "1"})
+        return _session(graph, threads, optimize, batch, {"session.x64quantprecision": "1"})
     except BackendError:
-        return _session(graph, threads, optimize, {"session.disable_quant_qdq": "1"})
+        return _session(graph, threads, optimize, batch, {"session.disable_quant_qdq": "1"})
 
 
-def _session(graph: bytes, threads: int, optimize: bool, entries: Mapping[str, str]) -> Any:
+def _session(graph: bytes, threads: int, optimize: bool, batch: int, entries: Mapping[str, str]) -> Any:
     ort = load_onnxruntime()
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = FATAL
+    options.add_free_dimension_override_by_name(BATCH, batch)
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     # A graph may name files to read weights from, in whatever folder we run. Only what was verified counts.
@@ -77,18 +80,20 @@ class OnnxRuntimeBackend:
 
     def __init__(self, graph: bytes, spec: ModelSpec, *, threads: int = 1, optimize: bool = True) -> None:
         self.spec = spec
-        self._session = open_session(graph, threads=threads, optimize=optimize)
+        self._session = open_session(graph, threads=threads, optimize=optimize, batch=spec.batch)
         _check_signature(self._session, spec)
         self._input: Pixels = np.zeros(spec.frame.shape, np.uint8)
+        self._dt = np.zeros((spec.batch, 1), np.float32)
         self._outputs = {output.name: output.zeros() for output in spec.outputs}
         self._state = RecurrentState(spec.states)
         # One binding per direction of the ping-pong. They hold raw addresses; self keeps the arrays alive.
         self._bindings = [self._bind(reads=0, writes=1), self._bind(reads=1, writes=0)]
 
-    def infer(self, pixels: Pixels) -> Arrays:
+    def infer(self, pixels: Pixels, dt: float = 0.0) -> Arrays:
         if self._session is None:
             raise ClosedError("a closed backend", expected="an open one", fix="open the bundle again")
         self._input[0] = pixels
+        self._dt[0] = dt
         try:
             self._session.run_with_iobinding(self._bindings[self._state.side])
         except Exception as error:  # pybind raises a dozen unrelated types, RuntimeError among them
@@ -117,6 +122,8 @@ class OnnxRuntimeBackend:
     def _bind(self, *, reads: int, writes: int) -> Any:
         binding = self._session.io_binding()
         _address(binding.bind_input, self.spec.frame.name, self._input)
+        if self.spec.dt:
+            _address(binding.bind_input, self.spec.dt.name, self._dt)
         for name, buffer in self._outputs.items():
             _address(binding.bind_output, name, buffer)
         for pair in self.spec.states:
@@ -132,7 +139,8 @@ def _address(bind: Any, name: str, buffer: NDArray[np.generic]) -> None:
 def _check_signature(session: Any, spec: ModelSpec) -> None:
     """Raw addresses are only safe when the graph agrees about every shape and type."""
     types = {"uint8": "tensor(uint8)", "float32": "tensor(float)"}
-    expected = {spec.frame.name: (spec.frame.shape, types[spec.frame.dtype])}
+    sensed = [tensor for tensor in (spec.frame, spec.dt) if tensor]
+    expected = {tensor.name: (tensor.shape, types[tensor.dtype]) for tensor in sensed}
     expected |= {pair.input: (pair.shape, types[pair.dtype]) for pair in spec.states}
     expected |= {pair.output: (pair.shape, types[pair.dtype]) for pair in spec.states}
     expected |= {output.name: (output.shape, types[output.dtype]) for output in spec.outputs}
