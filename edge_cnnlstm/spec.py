@@ -18,6 +18,8 @@ from edge_cnnlstm.errors import ConfigError
 DType = Literal["uint8", "float32"]
 FitMode = Literal["stretch", "crop", "letterbox"]
 Task = Literal["classify", "regress", "track"]
+BATCH = "batch"
+"""The name of the dimension along which streams lie, in every graph: a runtime fixes it before it builds."""
 
 
 class _Strict:

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 
 from edge_cnnlstm.cli import console
+from edge_cnnlstm.spec import StateRules
 from edge_cnnlstm.training.checkpoint import load_checkpoint, load_recipe_of
 from edge_cnnlstm.training.data.corpora import open_corpus
 from export.document import document
@@ -46,6 +47,12 @@ def main(
         int, typer.Option(min=0, help="Validation clips for each layer's share in the loss; 0: no such scan.")
     ] = DEFAULT.sensitivity_clips,
     steps: Annotated[int, typer.Option(min=128, help="Steps of the proof beside torch.")] = DEFAULT.steps,
+    gap_ms: Annotated[
+        float, typer.Option(min=0, help="A stream forgets when its last frame was captured longer ago; 0: never.")
+    ] = DEFAULT.rules.gap_ms or 0,
+    idle_ms: Annotated[
+        float, typer.Option(min=0, help="It forgets when no frame came for longer, whenever captured; 0: never.")
+    ] = DEFAULT.rules.idle_ms or 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export of that name.")] = False,
 ) -> None:
     """Quantize a checkpoint, lower it to every target, prove each graph, and pack one bundle.
@@ -60,8 +67,9 @@ def main(
         refuse_existing(*files)
     model, recipe = load_checkpoint(checkpoint), load_recipe_of(checkpoint)
     corpus = open_corpus(recipe.data, recipe.model, recipe.seed)
+    rules = StateRules(gap_ms=gap_ms or None, idle_ms=idle_ms or None)
     settings = Settings(
-        precision, budget, calibration, qat, tuple(keep or ()), clips, validation_clips, sensitivity_clips, steps
+        precision, budget, calibration, qat, tuple(keep or ()), clips, validation_clips, sensitivity_clips, steps, rules
     )
     with all_or_nothing(*files) as (bundle, as_json, as_page), _progress() as bars:
         found = export(

@@ -11,6 +11,8 @@ from onnx import numpy_helper
 from edge_cnnlstm.errors import ExportError
 from edge_cnnlstm.spec import ModelSpec, StatePair
 
+TIME_IGNORED = "missed frames ignored"
+
 
 def corrupted(graph: onnx.ModelProto, spec: ModelSpec) -> dict[str, tuple[onnx.ModelProto, ModelSpec]]:
     """Return each control and the spec to run it by, under what was done to it."""
@@ -18,6 +20,8 @@ def corrupted(graph: onnx.ModelProto, spec: ModelSpec) -> dict[str, tuple[onnx.M
     if spec.states:
         found["h and c swapped"] = (with_swapped_state(graph, spec), spec)
         found["states matched by sorted names"] = matched_by_sorted_names(graph, spec)
+    if spec.dt:
+        found[TIME_IGNORED] = (with_time_ignored(graph, spec.dt.name), spec)
     return found
 
 
@@ -52,6 +56,16 @@ def with_swapped_state(graph: onnx.ModelProto, spec: ModelSpec) -> onnx.ModelPro
     """Return a copy in which the first two state outputs have each other's names."""
     first, second = (pair.output for pair in spec.states[:2])
     return _renamed(graph, {first: second, second: first})
+
+
+def with_time_ignored(graph: onnx.ModelProto, dt: str) -> onnx.ModelProto:
+    """Return a copy that reads 0 wherever it read the time since the last frame."""
+    control = onnx.ModelProto()
+    control.CopyFrom(graph)
+    control.graph.initializer.append(numpy_helper.from_array(np.zeros((1, 1), np.float32), TIME_IGNORED))
+    for node in control.graph.node:
+        node.input[:] = [TIME_IGNORED if name == dt else name for name in node.input]
+    return control
 
 
 def matched_by_sorted_names(graph: onnx.ModelProto, spec: ModelSpec) -> tuple[onnx.ModelProto, ModelSpec]:

@@ -23,8 +23,9 @@ from torch.jit import TracerWarning  # type: ignore[attr-defined]  # public, but
 
 from edge_cnnlstm.errors import ExportError
 from edge_cnnlstm.spec import ModelSpec
-from edge_cnnlstm.training.model import CnnLstm, State
+from edge_cnnlstm.training.model import CnnLstm, Outputs, State
 from edge_cnnlstm.training.spec_of import spec_of
+from export.batch import with_any_batch
 
 OPSET = 19
 """The newest operator set that both TensorRT 10.3 reads and that allows FP16 scales in Q/DQ (since 19)."""
@@ -37,49 +38,57 @@ class StepModule(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, frame: Tensor, *memory: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, frame: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+        told = int(self.model.config.dt_input)
+        dt, memory = others[:told], others[told:]
         state = State(*memory) if memory else self.model.initial_state(frame.shape[0])
-        outputs, after = self.model.step(frame, state)
+        outputs, after = self.advance(frame, state, *dt)
         return (*outputs.values(), *(after if memory else ()))
 
+    def advance(self, frame: Tensor, state: State, *dt: Tensor) -> tuple[Outputs, State]:
+        """Advance the network by what one run of the graph is given."""
+        return self.model.step(frame, state, *dt)
 
-class SequenceModule(nn.Module):
+
+class SequenceModule(StepModule):
     """`CnnLstm.sequence` with flat inputs and outputs, in the order that `spec_of` names them."""
 
-    def __init__(self, model: CnnLstm) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, frames: Tensor, *memory: Tensor) -> tuple[Tensor, ...]:
-        state = State(*memory) if memory else self.model.initial_state(frames.shape[0])
-        outputs, after = self.model.sequence(frames, state)
-        return (*outputs.values(), *(after if memory else ()))
+    def advance(self, frame: Tensor, state: State, *dt: Tensor) -> tuple[Outputs, State]:
+        return self.model.sequence(frame, state, *dt)
 
 
-def export_step(model: CnnLstm, batch: int = 1) -> onnx.ModelProto:
-    """Trace the step of `batch` streams into a checked, self-contained ONNX graph with static shapes.
+def export_step(model: CnnLstm) -> onnx.ModelProto:
+    """Trace the step into a checked, self-contained ONNX graph for any number of streams; see `batch`.
 
-    Inputs and outputs are named as in `spec_of`. Raises ExportError when the trace would bake a value into the graph,
-    when an operator has no form in ONNX, or when the result is not valid.
+    Inputs and outputs are named as in `spec_of`. Raises ExportError when the trace would bake a value or the number of
+    streams into the graph, when an operator has no form in ONNX, or when the result is not valid.
     """
-    spec = spec_of(model, batch)
-    return export_module(StepModule(model), spec, torch.zeros(spec.frame.shape, dtype=torch.uint8))
+    module, spec = StepModule(model), spec_of(model)
+    one, two = (export_module(module, spec.batched(streams)) for streams in (1, 2))
+    return with_any_batch(one, two, spec)
 
 
 def export_sequence(model: CnnLstm, steps: int, batch: int = 1) -> onnx.ModelProto:
-    """Trace `steps` steps of `batch` streams into one graph, for scoring whole clips offline.
+    """Trace `steps` steps of `batch` streams into one graph with fixed shapes, for scoring whole clips offline.
 
-    Frames uint8 [batch, steps, height, width, 3] → outputs [batch, steps, …]; the memory goes in before the first step
-    and comes out after the last. Errors as `export_step` raises them.
+    Frames uint8 [batch, steps, height, width, 3] and, if the network asks, dt float32 [batch, steps, 1] → outputs
+    [batch, steps, …]; the memory goes in before the first step and comes out after the last. Errors as `export_step`
+    raises them.
     """
-    spec = spec_of(model, batch)
-    shape = (batch, steps, *spec.frame.shape[1:])
-    return export_module(SequenceModule(model), spec, torch.zeros(shape, dtype=torch.uint8))
+    return export_module(SequenceModule(model), spec_of(model, batch), steps)
 
 
-def export_module(module: nn.Module, spec: ModelSpec, frame: Tensor) -> onnx.ModelProto:
-    """Trace any module with the inputs and outputs that `spec` names; see `export_step`."""
-    example = (frame, *(torch.from_numpy(pair.zeros()) for pair in spec.states))
+def export_module(module: nn.Module, spec: ModelSpec, *time: int) -> onnx.ModelProto:
+    """Trace any module with the inputs and outputs that `spec` names, for so many streams, and steps if it takes many.
+
+    Errors as `export_step` raises them.
+    """
+    seen = [tensor for tensor in (spec.frame, spec.dt) if tensor]
+    shapes = [(tensor.shape[0], *time, *tensor.shape[1:]) for tensor in seen]
+    example = (
+        *(torch.zeros(shape, dtype=getattr(torch, tensor.dtype)) for tensor, shape in zip(seen, shapes, strict=True)),
+        *(torch.from_numpy(pair.zeros()) for pair in spec.states),
+    )
     buffer = io.BytesIO()
     with warnings.catch_warnings(record=True) as caught, _without_dump():
         warnings.simplefilter("always")
@@ -92,7 +101,7 @@ def export_module(module: nn.Module, spec: ModelSpec, frame: Tensor) -> onnx.Mod
                 buffer,  # type: ignore[arg-type]  # the TorchScript exporter takes a buffer too
                 dynamo=False,
                 opset_version=OPSET,
-                input_names=[spec.frame.name, *(pair.input for pair in spec.states)],
+                input_names=[*(tensor.name for tensor in seen), *(pair.input for pair in spec.states)],
                 output_names=[*(output.name for output in spec.outputs), *(pair.output for pair in spec.states)],
             )
         except torch.onnx.errors.OnnxExporterError as error:

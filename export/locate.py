@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from edge_cnnlstm.training.model import CnnLstm, State
 from edge_cnnlstm.training.spec_of import spec_of
+from export.intervals import Intervals
 from export.rollout import Course, OnnxSteps, as_engines_compute
 
 CLOSE = 0.05
@@ -17,18 +18,25 @@ CLOSE = 0.05
 
 
 def first_disagreement(
-    graph: onnx.ModelProto, network: CnnLstm, frames: NDArray[np.uint8], expected: Course, step: int
+    graph: onnx.ModelProto,
+    network: CnnLstm,
+    frames: NDArray[np.uint8],
+    expected: Course,
+    step: int,
+    dt: Intervals | None = None,
 ) -> str:
     """Return which layer's output differs first at a step that both begin with torch's memory of the step before."""
+    since = None if dt is None else dt[step]
     spec = spec_of(network)
     state = network.initial_state()
     if step and spec.states:
         state = State(*(torch.from_numpy(expected[pair.output][step - 1]) for pair in spec.states))
-    layers = _layer_outputs(as_engines_compute(network), torch.from_numpy(frames[step : step + 1]), state)
+    told = None if since is None else torch.from_numpy(since)[:, None]
+    layers = _layer_outputs(as_engines_compute(network), torch.from_numpy(frames[step : step + 1]), state, told)
     exposed, tensors = _exposed(graph, layers)
     steps = OnnxSteps(exposed, spec, optimize=False)
     steps.memory = {pair.input: value.numpy() for pair, value in zip(spec.states, state, strict=False)}
-    found = steps.step(frames[step : step + 1])
+    found = steps.step(frames[step : step + 1], since)
     for name, tensor in tensors.items():
         wanted = layers[name].float().numpy()
         got = found[tensor].astype(np.float32)
@@ -38,7 +46,7 @@ def first_disagreement(
     return f"at step {step} every layer agrees within {CLOSE:.0%}: what differs is how the memory was passed on"
 
 
-def _layer_outputs(network: CnnLstm, frame: Tensor, state: State) -> dict[str, Tensor]:
+def _layer_outputs(network: CnnLstm, frame: Tensor, state: State, dt: Tensor | None) -> dict[str, Tensor]:
     """Run one step and return what each layer without layers inside put out, in the order that they ran."""
     outputs: dict[str, Tensor] = {}
     handles = [
@@ -47,7 +55,7 @@ def _layer_outputs(network: CnnLstm, frame: Tensor, state: State) -> dict[str, T
         if not list(module.children()) and not isinstance(module, nn.Identity)
     ]
     with torch.inference_mode():
-        network.step(frame, state)
+        network.step(frame, state, dt)
     for handle in handles:
         handle.remove()
     return outputs

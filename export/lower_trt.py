@@ -56,15 +56,14 @@ class TypedCnnLstm(CnnLstm):
         for head in self.heads:
             for buffer in head.buffers():
                 buffer.data = buffer.data.float()
-        if self.missed is not None:
-            self.missed.float()
+        self.missed = copy.deepcopy(model.missed)
         self.normalise = NormaliseFrameHalf()
 
     def read(self, x: Tensor) -> Outputs:
         return {name: value.float() for name, value in super().read(x).items()}
 
-    def _remember(self, x: Tensor, state: State, shift: Tensor | None = None) -> tuple[Tensor, State]:
-        x, after = super()._remember(x, State(state.h.to(x.dtype), state.c), shift)
+    def _remember(self, x: Tensor, state: State | None, shift: Tensor | None = None) -> tuple[Tensor, State]:
+        x, after = super()._remember(x, state and State(state.h.to(x.dtype), state.c), shift)
         return x, State(after.h.float(), after.c)
 
     def fused(self) -> TypedCnnLstm:

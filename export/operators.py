@@ -11,6 +11,7 @@ import onnxruntime
 import torch
 
 from edge_cnnlstm.errors import ExportError
+from edge_cnnlstm.spec import BATCH
 from edge_cnnlstm.training.model import CnnLstm
 from export.points import points
 from export.precisions import Precision
@@ -22,10 +23,11 @@ def operators(graph: onnx.ModelProto) -> dict[str, int]:
 
 
 def optimized_operators(graph: onnx.ModelProto) -> dict[str, int]:
-    """Count the operators that ONNX Runtime's optimizer makes of a graph on this machine."""
+    """Count the operators that ONNX Runtime's optimizer makes of a graph for one stream on this machine."""
     with tempfile.TemporaryDirectory() as folder:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
+        options.add_free_dimension_override_by_name(BATCH, 1)
         options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
         onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
         return operators(onnx.load(options.optimized_model_filepath))
@@ -41,6 +43,8 @@ def check_quantizers(graph: onnx.ModelProto, split: CnnLstm, precision: Precisio
 
     def times(name: str) -> int:
         """How often a layer, or a point, occurs: cells are unrolled over the rows that they scan."""
+        if name.endswith(("gates_h", "point_h")) and split.config.scan == "rows":
+            return rows - 1  # nothing is remembered before the first
         return rows if name.startswith("cells.") else 1
 
     serving = {name: point for name, point in points(split) if point.serves(precision.layers, outputs=on_cpu)}

@@ -20,9 +20,9 @@ from edge_cnnlstm.spec import ModelSpec
 from edge_cnnlstm.training.model import CnnLstm
 from edge_cnnlstm.training.spec_of import spec_of
 from export import controls
-from export.graphs import export_step
+from export.intervals import intervals
 from export.locate import first_disagreement
-from export.rollout import Course, OnnxSteps, Resets, torch_course
+from export.rollout import Course, Frames, OnnxSteps, Resets, torch_course
 
 STEPS = 1000
 SHORT = 128
@@ -39,6 +39,10 @@ class Strayed(NamedTuple):
 
     largest: float
     typical: float
+
+    def beyond(self, limit: Strayed) -> bool:
+        """Whether either is further than `limit`."""
+        return self.largest > limit.largest or self.typical > limit.typical
 
 
 class Tolerance(NamedTuple):
@@ -63,8 +67,8 @@ class Parity:
     """How far a graph strays from torch.
 
     `largest` at the worst step, in tensor `worst`; `typical` in the median step. `permuted` is how much streams in one
-    batch depend on their order, `interleaved` how much two streams that take turns depend on each other; `controls` how
-    far each corrupted graph strays.
+    batch depend on their order, `batched` how much each depends on being in one, `interleaved` how much two streams
+    that take turns depend on each other; `controls` how far each corrupted graph strays.
     """
 
     steps: int
@@ -73,6 +77,7 @@ class Parity:
     worst: str
     tolerance: Tolerance
     permuted: float
+    batched: float
     interleaved: float
     controls: dict[str, Strayed]
     curve: Curve
@@ -89,39 +94,36 @@ def prove_graph(
 ) -> Parity:
     """Run a step graph over a rollout beside its lowered network, and its controls.
 
-    `frames` uint8 [steps, height, width, 3]; `reference` is the network's own course over them, when it is known
-    already. Raises ParityError when the graph strays further than `tolerance` (naming the first tensor that disagrees),
-    when streams influence each other, or when a control does not stray.
+    `frames` uint8 [steps, height, width, 3]; a network that asks is told `intervals` between them. `reference` is the
+    network's own course, when it is known already. Raises ParityError when the graph strays further than `tolerance`
+    (naming the first tensor that disagrees), when streams influence each other, or when a control does not stray.
     """
-    spec = spec_of(network)
-    expected = reference or torch_course(network, frames[:, None], resets)
-    errors = relative_errors(OnnxSteps(graph, spec).course(frames[:, None], resets), expected)
+    spec, dt = spec_of(network), intervals(network.config, resets)
+    expected = reference or torch_course(network, frames[:, None], resets, dt)
+    errors = relative_errors(OnnxSteps(graph, spec).course(frames[:, None], resets, dt), expected)
     worst, largest, typical = _summary(errors)
     if not (largest <= tolerance.largest and typical <= tolerance.typical):
-        where = first_disagreement(graph, network, frames, expected, _first_beyond(errors, tolerance))
+        where = first_disagreement(graph, network, frames, expected, _first_beyond(errors, tolerance), dt)
         raise ParityError(
             f"graph {name!r} strays from torch by {largest:.3g} at worst and {typical:.3g} typically over "
             f"{len(frames)} steps, most in {worst!r}; {where}",
             expected=f"at most {tolerance.largest:.3g} and {tolerance.typical:.3g} of each tensor's magnitude",
             fix="look for an operator that the lowering or ONNX Runtime computes differently from there on",
         )
-    short = frames[:SHORT]
-    permuted, interleaved = _permuted(network, frames), _interleaved(graph, spec, frames)
-    if not permuted <= tolerance.largest or interleaved > 0:
+    (permuted, batched), interleaved = _batched(graph, network, frames), _interleaved(graph, spec, frames)
+    if not max(permuted, batched) <= tolerance.largest or interleaved > 0:
         raise ParityError(
-            f"graph {name!r}: streams influence each other, by {permuted:.3g} through their order in a batch and by "
-            f"{interleaved:.3g} by taking turns",
-            expected=f"at most {tolerance.largest:.3g}, and 0",
+            f"graph {name!r}: streams influence each other, by {permuted:.3g} through their order in a batch, by "
+            f"{batched:.3g} by being in one and by {interleaved:.3g} by taking turns",
+            expected=f"at most {tolerance.largest:.3g} in a batch, and 0",
             fix="look for an operator that mixes the batch",
         )
-    strayed = {
-        kind: _summary(relative_errors(OnnxSteps(bad, pairs).course(short[:, None], resets[:SHORT]), expected))
-        for kind, (bad, pairs) in controls.corrupted(graph, spec).items()
-    }
-    for kind, (_, most, usual) in strayed.items():
-        if most <= tolerance.largest and usual <= min(tolerance.typical, DISTINCT * typical):
+    enough = Strayed(tolerance.largest, min(tolerance.typical, DISTINCT * typical))
+    strayed = _controls(graph, network, frames[:SHORT, None], resets[:SHORT], expected, enough)
+    for kind, found in strayed.items():
+        if not found.beyond(enough):
             raise ParityError(
-                f"graph {name!r} with {kind} strays by only {most:.3g}, typically {usual:.3g}",
+                f"graph {name!r} with {kind} strays by only {found.largest:.3g}, typically {found.typical:.3g}",
                 expected=f"{DISTINCT} times what the sound graph strays, {typical:.3g}: else the proof proves nothing",
                 fix="train the network first: its answers hardly depend on its weights; or tighten the tolerance",
             )
@@ -132,8 +134,9 @@ def prove_graph(
         worst=worst,
         tolerance=tolerance,
         permuted=permuted,
+        batched=batched,
         interleaved=interleaved,
-        controls={kind: Strayed(most, usual) for kind, (_, most, usual) in strayed.items()},
+        controls=strayed,
         curve=curve_of(errors),
     )
 
@@ -179,17 +182,39 @@ def _first_beyond(errors: dict[str, NDArray[np.float64]], tolerance: Tolerance) 
     return int(np.argmax(beyond))
 
 
-def _permuted(network: CnnLstm, frames: NDArray[np.uint8]) -> float:
-    """Run several streams as one batch, in two orders."""
-    steps = OnnxSteps(export_step(network, STREAMS), spec_of(network, STREAMS))
-    length = min(SHORT, len(frames) // STREAMS)
+def _controls(
+    graph: onnx.ModelProto, network: CnnLstm, frames: Frames, resets: Resets, expected: Course, enough: Strayed
+) -> dict[str, Strayed]:
+    """Return how far each control strays. That missed frames matter is shown only where they do in torch."""
+    dt = intervals(network.config, resets)
+
+    def strayed(course: Course) -> Strayed:
+        return Strayed(*_summary(relative_errors(course, expected))[1:])
+
+    bad = controls.corrupted(graph, spec_of(network))
+    if dt is not None and not strayed(torch_course(network, frames, resets)).beyond(enough):
+        del bad[controls.TIME_IGNORED]
+    return {kind: strayed(OnnxSteps(wrong, spec).course(frames, resets, dt)) for kind, (wrong, spec) in bad.items()}
+
+
+def _batched(graph: onnx.ModelProto, network: CnnLstm, frames: NDArray[np.uint8]) -> tuple[float, float]:
+    """Run several streams as one batch; return how far they stray in another order, and from each one alone."""
+    spec, length = spec_of(network), min(SHORT, len(frames) // STREAMS)
     streams = np.stack([frames[at * length : (at + 1) * length] for at in range(STREAMS)], axis=1)
-    order = np.roll(np.arange(STREAMS), 1)
     never = np.zeros(length, np.bool_)
-    straight, turned = steps.course(streams, never), steps.course(streams[:, order], never)
-    axis = {name: 2 if name in {"h_next", "c_next"} else 1 for name in straight}
-    expected = {name: np.take(values, order, axis=axis[name]) for name, values in straight.items()}
-    return max(float(errors.max()) for errors in relative_errors(turned, expected).values())
+    dt = intervals(network.config, never, STREAMS)
+
+    def course(steps: OnnxSteps, order: list[int]) -> Course:
+        return steps.course(streams[:, order], never, None if dt is None else dt[:, order])
+
+    def apart(found: Course, order: list[int]) -> float:
+        axis = {name: 2 if name in {"h_next", "c_next"} else 1 for name in found}
+        expected = {name: np.take(straight[name], order, axis[name]) for name in found}
+        return max(float(errors.max()) for errors in relative_errors(found, expected).values())
+
+    together, alone = OnnxSteps(graph, spec.batched(STREAMS)), OnnxSteps(graph, spec)
+    straight, turned = course(together, [0, 1, 2]), [2, 0, 1]
+    return apart(course(together, turned), turned), max(apart(course(alone, [at]), [at]) for at in range(STREAMS))
 
 
 def _interleaved(graph: onnx.ModelProto, spec: ModelSpec, frames: NDArray[np.uint8]) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from edge_cnnlstm.bundle.golden import Golden
 from edge_cnnlstm.bundle.manifest import Candidate, Graph, Plan
 from edge_cnnlstm.errors import ConfigError, DataError, ExportError
+from edge_cnnlstm.spec import StateRules
 from edge_cnnlstm.training.data.clip import Clip, Corpus, Split
 from edge_cnnlstm.training.model import CnnLstm
 from edge_cnnlstm.training.recipe import Recipe
@@ -23,6 +24,7 @@ from export.build import Build, build
 from export.cost import Cost, LayerCost, cost_of, layer_costs
 from export.finetune import finetune
 from export.graphs import export_step
+from export.intervals import intervals
 from export.measure import Measured, agreement, measure_graph, measure_network
 from export.operators import check_quantizers
 from export.pack import pack
@@ -56,6 +58,7 @@ class Settings:
     validation_clips: int = 200
     sensitivity_clips: int = 16
     steps: int = parity.STEPS
+    rules: StateRules = field(default_factory=StateRules)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +191,8 @@ def export(
         for key in shipped
     )
     files = {key: graphs[key].SerializeToString() for key in shipped}
-    pack(bundle, name, spec_of(model), records, files, _golden(shipped, frames_of(checked, GOLDEN_STEPS)), plan)
+    spec = replace(spec_of(model), rules=settings.rules)
+    pack(bundle, name, spec, records, files, _golden(shipped, frames_of(checked, GOLDEN_STEPS)), plan)
     return Exported(
         settings,
         model,
@@ -298,7 +302,10 @@ def _proven(
 ) -> tuple[dict[str, Parity], dict[str, Curve]]:
     """Prove each graph over one long rollout, and follow how far each network drifts from FP32 on it."""
     resets = np.isin(np.arange(len(frames)), [int(share * len(frames)) for share in RESETS])
-    courses = {key: torch_course(network, frames[:, None], resets) for key, network in networks.items()}
+    courses = {
+        key: torch_course(network, frames[:, None], resets, intervals(network.config, resets))
+        for key, network in networks.items()
+    }
     proofs = {
         key: prove_graph(key, graphs[key], network, frames, resets, precisions[key].tolerance, courses[key])
         for key, network in networks.items()
@@ -314,10 +321,11 @@ def _proven(
 def _golden(networks: dict[str, CnnLstm], frames: NDArray[np.uint8]) -> Golden:
     """Record what each network says over the first frames, and what it remembers at the end."""
     resets = np.isin(np.arange(len(frames)), GOLDEN_RESETS)
+    dt = intervals(next(iter(networks.values())).config, resets)
     expected = {}
     for key, network in networks.items():
-        course = torch_course(network, frames[:, None], resets)
+        course = torch_course(network, frames[:, None], resets, dt)
         expected[key] = {
             name: values[-1] if name in {"h_next", "c_next"} else values[:, 0] for name, values in course.items()
         }
-    return Golden(frames, resets, expected)
+    return Golden(frames, resets, expected, None if dt is None else dt[:, 0])

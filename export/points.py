@@ -56,7 +56,7 @@ class SplitCell(nn.Module):
 
     x is what a rectifier left, without bound; h lies in (−1, 1). One shared scale would leave h a handful of
     the 256 levels. Equal to `LstmCell` but for the order of one addition. Where x and h are FP16, everything behind the
-    matrix products is computed in c's FP32: a few thousand numbers, and engines that round between them or do not
+    matrix products is computed in FP32: a few thousand numbers, and engines that round between them or do not
     would tell different stories of when to forget.
     """
 
@@ -72,10 +72,14 @@ class SplitCell(nn.Module):
         self.gates_x.weight, self.gates_x.bias = nn.Parameter(weight[:, :inputs].clone()), nn.Parameter(bias.clone())
         self.gates_h.weight = nn.Parameter(weight[:, inputs:].clone())
 
-    def forward(self, x: Tensor, h: Tensor, c: Tensor, shift: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        gates = self.gates_x(self.point_x(x)).to(c.dtype) + self.gates_h(self.point_h(h)).to(c.dtype)
+    def forward(
+        self, x: Tensor, h: Tensor | None, c: Tensor | None, shift: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        gates = self.gates_x(self.point_x(x)).float()
+        if h is not None:
+            gates = gates + self.gates_h(self.point_h(h)).float()
         h_next, c_next = lstm_update(gates if shift is None else gates + shift, c)
-        return h_next.to(h.dtype), c_next
+        return h_next.to(x.dtype), c_next
 
 
 def quantizable(folded: CnnLstm) -> CnnLstm:

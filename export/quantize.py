@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from edge_cnnlstm.errors import DataError
 from edge_cnnlstm.training.model import CnnLstm
+from export.intervals import intervals
 from export.points import QuantizationPoint, points
 from export.qdq import Range
 
@@ -175,9 +176,11 @@ def _noting(name: str) -> Callable[[QuantizationPoint, tuple[Tensor, ...]], None
 
 
 def _roll(network: CnnLstm, rollout: Rollout) -> None:
-    state = network.initial_state()
+    state, dt = network.initial_state(), intervals(network.config, np.zeros(len(rollout), np.bool_))
     for begin in range(0, len(rollout), TOGETHER):
-        _, state = network.sequence(torch.from_numpy(rollout[begin : begin + TOGETHER])[None], state)
+        together = slice(begin, begin + TOGETHER)
+        told = None if dt is None else torch.from_numpy(dt[None, together])
+        _, state = network.sequence(torch.from_numpy(rollout[together])[None], state, told)
 
 
 def _least_square(calibrator: Any) -> Tensor:

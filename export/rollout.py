@@ -17,6 +17,7 @@ from edge_cnnlstm.runtime.backends.ort import open_session, quantizes_fp16
 from edge_cnnlstm.spec import ModelSpec
 from edge_cnnlstm.training.data.clip import Clip
 from edge_cnnlstm.training.model import CnnLstm
+from export.intervals import Intervals
 from export.lower_trt import TypedCnnLstm
 
 Course = dict[str, NDArray[np.float32]]
@@ -38,23 +39,27 @@ def as_engines_compute(network: CnnLstm) -> CnnLstm:
 
 
 @torch.inference_mode()
-def torch_course(network: CnnLstm, frames: Frames, resets: Resets) -> Course:
-    """Roll a network over frames, as engines compute it; on one thread, like the graphs that it is held against."""
+def torch_course(network: CnnLstm, frames: Frames, resets: Resets, dt: Intervals | None = None) -> Course:
+    """Roll a network over frames, as engines compute it; on one thread, like the graphs that it is held against.
+
+    Without `dt` no frame was missed.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return _rolled(network, frames, resets)
+        return _rolled(network, frames, resets, dt)
     finally:
         torch.set_num_threads(threads)
 
 
-def _rolled(network: CnnLstm, frames: Frames, resets: Resets) -> Course:
+def _rolled(network: CnnLstm, frames: Frames, resets: Resets, dt: Intervals | None) -> Course:
     network, streams = as_engines_compute(network), frames.shape[1]
+    told = [None] * len(frames) if dt is None else torch.from_numpy(dt)[..., None]
     empty = state = network.initial_state(streams)
     course: dict[str, list[NDArray[np.float32]]] = {}
     remembers = network.config.scan == "frames" and network.config.layers > 0
-    for moment, reset in zip(torch.from_numpy(frames), resets, strict=True):
-        outputs, state = network.step(moment, empty if reset else state)
+    for moment, reset, since in zip(torch.from_numpy(frames), resets, told, strict=True):
+        outputs, state = network.step(moment, empty if reset else state, since)
         memory = {"h_next": state.h, "c_next": state.c} if remembers else {}
         for name, value in {**outputs, **memory}.items():
             course.setdefault(name, []).append(value.numpy().copy())
@@ -62,7 +67,7 @@ def _rolled(network: CnnLstm, frames: Frames, resets: Resets) -> Course:
 
 
 class OnnxSteps:
-    """A step graph in ONNX Runtime, fed by hand: any number of streams, and any tensor on request.
+    """A step graph in ONNX Runtime, fed by hand: as many streams as `spec` says, and any tensor on request.
 
     `optimize=False` runs it node by node, as written. So runs whatever computes in FP16: it is meant for TensorRT, and
     ONNX Runtime's optimizer moves its casts to where they change the rounding.
@@ -71,7 +76,7 @@ class OnnxSteps:
     def __init__(self, graph: onnx.ModelProto, spec: ModelSpec, *, optimize: bool = True) -> None:
         in_fp16 = any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in graph.graph.initializer)
         model = graph if quantizes_fp16() or not fp16_quantizers(graph) else with_casts(graph)
-        self._session = open_session(model.SerializeToString(), optimize=optimize and not in_fp16)
+        self._session = open_session(model.SerializeToString(), optimize=optimize and not in_fp16, batch=spec.batch)
         self._names = [output.name for output in self._session.get_outputs()]
         self._spec = spec
         self.memory: dict[str, NDArray[np.generic]] = {}
@@ -81,21 +86,28 @@ class OnnxSteps:
         """Empty the memory."""
         self.memory = {pair.input: pair.zeros() for pair in self._spec.states}
 
-    def step(self, frames: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-        """Advance by one frame a stream, uint8 [streams, height, width, 3], and return everything that comes out."""
-        found = self._session.run(self._names, {self._spec.frame.name: frames, **self.memory})
+    def step(self, frames: NDArray[np.uint8], dt: Intervals | None = None) -> dict[str, NDArray[np.float32]]:
+        """Advance by one frame a stream, uint8 [streams, height, width, 3], and return everything that comes out.
+
+        `dt` are seconds since the last, float32 [streams]; without, no frame was missed. A graph of sequences is fed so
+        too, with a second dimension of steps.
+        """
+        fed = {self._spec.frame.name: frames, **self.memory}
+        if self._spec.dt:
+            fed[self._spec.dt.name] = np.zeros((*frames.shape[:-3], 1), np.float32) if dt is None else dt[..., None]
+        found = self._session.run(self._names, fed)
         results = dict(zip(self._names, found, strict=True))
         self.memory = {pair.input: results[pair.output] for pair in self._spec.states}
         return results
 
-    def course(self, frames: Frames, resets: Resets) -> Course:
-        """Roll over frames, from an empty memory."""
+    def course(self, frames: Frames, resets: Resets, dt: Intervals | None = None) -> Course:
+        """Roll over frames, from an empty memory; without `dt` no frame was missed."""
         self.reset()
         course: dict[str, list[NDArray[np.float32]]] = {}
-        for moment, reset in zip(frames, resets, strict=True):
+        for at, (moment, reset) in enumerate(zip(frames, resets, strict=True)):
             if reset:
                 self.reset()
-            for name, value in self.step(moment).items():
+            for name, value in self.step(moment, None if dt is None else dt[at]).items():
                 course.setdefault(name, []).append(value)
         return {name: np.stack(values) for name, values in course.items()}
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +20,7 @@ from edge_cnnlstm.bundle.manifest import FORMAT_VERSION, Graph, Manifest
 from edge_cnnlstm.runtime.backends.base import Arrays
 from edge_cnnlstm.runtime.backends.scripted import Script
 from edge_cnnlstm.runtime.frame import Pixels
-from edge_cnnlstm.spec import HeadSpec, ModelSpec, StatePair, TensorSpec
+from edge_cnnlstm.spec import BATCH, HeadSpec, ModelSpec, StatePair, TensorSpec
 
 if TYPE_CHECKING:
     from edge_cnnlstm.training.data.clip import Corpus
@@ -32,6 +34,11 @@ HEIGHT = WIDTH = 8
 HIDDEN = 4
 STEPS = 12
 SECOND_RESET = 5
+PERIOD = 1 / 32
+MOST_MISSED = 16
+
+DtScript = Callable[[Pixels, Arrays, float], tuple[Arrays, Arrays]]
+"""(pixels, state by input name, seconds since the last frame) → (outputs by name, new state by input name)."""
 
 
 @pytest.fixture(scope="session")
@@ -54,6 +61,12 @@ def tiny_spec() -> ModelSpec:
 
 
 @pytest.fixture(scope="session")
+def tiny_dt_spec(tiny_spec: ModelSpec) -> ModelSpec:
+    """The same, told the time since its last frame."""
+    return replace(tiny_spec, dt=TensorSpec("dt", (1, 1), "float32"))
+
+
+@pytest.fixture(scope="session")
 def tiny_weights() -> Weights:
     generator = np.random.default_rng(7)
     shapes = {
@@ -62,6 +75,7 @@ def tiny_weights() -> Weights:
         "digit": (HIDDEN, 3),
         "box": (HIDDEN, 4),
         "presence": (HIDDEN, 1),
+        "missed": (1, 3 * HIDDEN),
     }
     return {name: generator.normal(0, 0.8, shape).astype(np.float32) for name, shape in shapes.items()}
 
@@ -69,29 +83,44 @@ def tiny_weights() -> Weights:
 @pytest.fixture(scope="session")
 def tiny_script(tiny_weights: Weights) -> Script:
     """The network in numpy: column means into a cell with one candidate and two gates, then three heads."""
-    weights = tiny_weights
+    return lambda pixels, state: _tiny_step(tiny_weights, pixels, state, dt=0)
 
-    def script(pixels: Pixels, state: Arrays) -> tuple[Arrays, Arrays]:
-        columns = ((pixels.astype(np.float32) - 128) / 64).mean(axis=0).reshape(1, -1)
-        seen = np.concatenate([columns, np.asarray(state["h"], np.float32).reshape(1, -1)], axis=1)
-        candidate, keep, show = np.split(seen @ weights["gates"] + weights["bias"], 3, axis=1)
-        c = _sigmoid(keep) * np.asarray(state["c"], np.float32).reshape(1, -1) + (1 - _sigmoid(keep)) * np.tanh(
-            candidate
-        )
-        h = _sigmoid(show) * np.tanh(c)
-        outputs = {
-            "digit_logits": h @ weights["digit"],
-            "target_box": _sigmoid(h @ weights["box"]),
-            "target_presence": h @ weights["presence"],
-        }
-        return outputs, {"h": h.reshape(1, 1, HIDDEN), "c": c.reshape(1, 1, HIDDEN)}
 
-    return script
+@pytest.fixture(scope="session")
+def tiny_dt_script(tiny_weights: Weights) -> DtScript:
+    """The same network, in which each missed frame moves all gates."""
+    return lambda pixels, state, dt: _tiny_step(tiny_weights, pixels, state, dt)
+
+
+def _tiny_step(weights: Weights, pixels: Pixels, state: Arrays, dt: float) -> tuple[Arrays, Arrays]:
+    columns = ((pixels.astype(np.float32) - 128) / 64).mean(axis=0).reshape(1, -1)
+    seen = np.concatenate([columns, np.asarray(state["h"], np.float32).reshape(1, -1)], axis=1)
+    missed = np.float32(np.clip(np.float32(dt) / np.float32(PERIOD) - 1, 0, MOST_MISSED))
+    sums = seen @ weights["gates"] + weights["bias"] + missed * weights["missed"]
+    candidate, keep, show = np.split(sums, 3, axis=1)
+    c = _sigmoid(keep) * np.asarray(state["c"], np.float32).reshape(1, -1) + (1 - _sigmoid(keep)) * np.tanh(candidate)
+    h = _sigmoid(show) * np.tanh(c)
+    outputs = {
+        "digit_logits": h @ weights["digit"],
+        "target_box": _sigmoid(h @ weights["box"]),
+        "target_presence": h @ weights["presence"],
+    }
+    return outputs, {"h": h.reshape(1, 1, HIDDEN), "c": c.reshape(1, 1, HIDDEN)}
 
 
 @pytest.fixture(scope="session")
 def tiny_onnx(tiny_weights: Weights) -> bytes:
-    """The same network as an ONNX step graph."""
+    """The same network as an ONNX step graph, for any number of streams."""
+    return _tiny_graph(tiny_weights, dt=False)
+
+
+@pytest.fixture(scope="session")
+def tiny_dt_onnx(tiny_weights: Weights) -> bytes:
+    """The one that is told the time since its last frame."""
+    return _tiny_graph(tiny_weights, dt=True)
+
+
+def _tiny_graph(weights: Weights, *, dt: bool) -> bytes:
     from onnx import TensorProto, helper, numpy_helper
 
     def node(kind: str, inputs: str, outputs: str, **attributes: Any) -> Any:
@@ -103,10 +132,11 @@ def tiny_onnx(tiny_weights: Weights) -> bytes:
         node("Div", "centred contrast", "normal"),
         node("ReduceMean", "normal", "columns", axes=[1], keepdims=0),
         node("Reshape", "columns flat", "x"),
-        node("Reshape", "h flat", "h_flat"),
-        node("Reshape", "c flat", "c_flat"),
+        node("Reshape", "h remembered", "h_flat"),
+        node("Reshape", "c remembered", "c_flat"),
         node("Concat", "x h_flat", "seen", axis=1),
-        node("Gemm", "seen gates bias", "sums"),
+        node("Gemm", "seen gates bias", "sums" if not dt else "unmoved"),
+        *(_told(node) if dt else []),
         node("Split", "sums", "candidate keep show", axis=1),
         node("Tanh", "candidate", "fresh"),
         node("Sigmoid", "keep", "kept"),
@@ -125,26 +155,30 @@ def tiny_onnx(tiny_weights: Weights) -> bytes:
         node("Reshape", "c_out memory", "c_next"),
     ]
     constants = {
-        **tiny_weights,
+        **{name: array for name, array in weights.items() if dt or name != "missed"},
         "grey": np.float32(128),
         "contrast": np.float32(64),
         "one": np.float32(1),
-        "flat": np.array([1, -1], np.int64),
-        "memory": np.array([1, 1, HIDDEN], np.int64),
+        "flat": np.array([0, -1], np.int64),
+        "remembered": np.array([-1, HIDDEN], np.int64),
+        "memory": np.array([1, -1, HIDDEN], np.int64),
     }
-    real, memory = TensorProto.FLOAT, [1, 1, HIDDEN]
+    if dt:
+        constants |= {"period": np.float32(PERIOD), "none": np.float32(0), "most": np.float32(MOST_MISSED)}
+    real, memory = TensorProto.FLOAT, [1, BATCH, HIDDEN]
     graph = helper.make_graph(
         nodes,
         "tiny",
         inputs=[
-            helper.make_tensor_value_info("frame", TensorProto.UINT8, [1, HEIGHT, WIDTH, 3]),
+            helper.make_tensor_value_info("frame", TensorProto.UINT8, [BATCH, HEIGHT, WIDTH, 3]),
+            *([helper.make_tensor_value_info("dt", real, [BATCH, 1])] if dt else []),
             helper.make_tensor_value_info("h", real, memory),
             helper.make_tensor_value_info("c", real, memory),
         ],
         outputs=[
-            helper.make_tensor_value_info("digit_logits", real, [1, 3]),
-            helper.make_tensor_value_info("target_box", real, [1, 4]),
-            helper.make_tensor_value_info("target_presence", real, [1, 1]),
+            helper.make_tensor_value_info("digit_logits", real, [BATCH, 3]),
+            helper.make_tensor_value_info("target_box", real, [BATCH, 4]),
+            helper.make_tensor_value_info("target_presence", real, [BATCH, 1]),
             helper.make_tensor_value_info("h_next", real, memory),
             helper.make_tensor_value_info("c_next", real, memory),
         ],
@@ -154,28 +188,53 @@ def tiny_onnx(tiny_weights: Weights) -> bytes:
     return bytes(model.SerializeToString())
 
 
+def _told(node: Callable[..., Any]) -> list[Any]:
+    """What missed frames add to the sums."""
+    return [
+        node("Div", "dt period", "periods"),
+        node("Sub", "periods one", "between"),
+        node("Clip", "between none most", "count"),
+        node("MatMul", "count missed", "moved"),
+        node("Add", "unmoved moved", "sums"),
+    ]
+
+
 @pytest.fixture(scope="session")
 def tiny_golden(tiny_onnx: bytes, tiny_spec: ModelSpec) -> Golden:
     """The true course, from plain session runs that share nothing with the runtime."""
+    return _tiny_course(tiny_onnx, tiny_spec, None)
+
+
+@pytest.fixture(scope="session")
+def tiny_dt_golden(tiny_dt_onnx: bytes, tiny_dt_spec: ModelSpec) -> Golden:
+    """Likewise; some frames were missed, once more than the network tells apart."""
+    dt = np.full(STEPS, PERIOD, np.float32)
+    dt[[0, SECOND_RESET]] = 0
+    dt[[2, 6, 9]] = 3 * PERIOD, 2.5 * PERIOD, 1.0
+    return _tiny_course(tiny_dt_onnx, tiny_dt_spec, dt)
+
+
+def _tiny_course(graph: bytes, spec: ModelSpec, dt: NDArray[np.float32] | None) -> Golden:
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(tiny_onnx, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     frames = tiny_frames(STEPS, seed=3)
     resets = np.zeros(STEPS, np.bool_)
     resets[[0, SECOND_RESET]] = True
-    names = [output.name for output in tiny_spec.outputs] + [pair.output for pair in tiny_spec.states]
-    course: dict[str, list[NDArray[np.float32]]] = {output.name: [] for output in tiny_spec.outputs}
-    state = {pair.input: pair.zeros() for pair in tiny_spec.states}
-    for pixels, reset in zip(frames, resets, strict=True):
+    names = [output.name for output in spec.outputs] + [pair.output for pair in spec.states]
+    course: dict[str, list[NDArray[np.float32]]] = {output.name: [] for output in spec.outputs}
+    state = {pair.input: pair.zeros() for pair in spec.states}
+    for at, (pixels, reset) in enumerate(zip(frames, resets, strict=True)):
         if reset:
-            state = {pair.input: pair.zeros() for pair in tiny_spec.states}
-        results = dict(zip(names, session.run(names, {"frame": pixels[None], **state}), strict=True))
+            state = {pair.input: pair.zeros() for pair in spec.states}
+        told = {} if dt is None else {"dt": dt[at].reshape(1, 1)}
+        results = dict(zip(names, session.run(names, {"frame": pixels[None], **told, **state}), strict=True))
         for name, values in course.items():
             values.append(results[name][0])
-        state = {pair.input: results[pair.output] for pair in tiny_spec.states}
+        state = {pair.input: results[pair.output] for pair in spec.states}
     expected: dict[str, NDArray[np.generic]] = {name: np.stack(values) for name, values in course.items()}
-    expected |= {pair.output: state[pair.input] for pair in tiny_spec.states}
-    return Golden(frames, resets, {"tiny": expected})
+    expected |= {pair.output: state[pair.input] for pair in spec.states}
+    return Golden(frames, resets, {"tiny": expected}, dt)
 
 
 @pytest.fixture(scope="session")
@@ -193,6 +252,22 @@ def tiny_members(tiny_onnx: bytes, tiny_golden: Golden) -> dict[str, bytes]:
         "golden.npz": golden.dump(tiny_golden),
         "labels.txt": b"zero\none\ntwo\n",
     }
+
+
+@pytest.fixture(scope="session")
+def tiny_dt_bundle(
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_manifest: Manifest,
+    tiny_members: dict[str, bytes],
+    tiny_dt_spec: ModelSpec,
+    tiny_dt_onnx: bytes,
+    tiny_dt_golden: Golden,
+) -> Path:
+    """A bundle of the network that is told the time since its last frame."""
+    path = tmp_path_factory.mktemp("tiny") / "tiny_dt.edge"
+    members = {**tiny_members, "graphs/tiny.onnx": tiny_dt_onnx, "golden.npz": golden.dump(tiny_dt_golden)}
+    bundle_format.write(path, replace(tiny_manifest, model=tiny_dt_spec), members)
+    return path
 
 
 @pytest.fixture(scope="session")

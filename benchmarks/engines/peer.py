@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from edge_cnnlstm.bundle.format import Bundle
 from edge_cnnlstm.runtime.backends.base import advance
 from edge_cnnlstm.runtime.backends.ort import OnnxRuntimeBackend
+from edge_cnnlstm.spec import BATCH
 
 IMAGE_OPERATORS = ("Conv", "Add", "MaxPool", "Relu", "Clip", "Concat")
 PRODUCTS = ("MatMul", "Gemm")
@@ -68,10 +69,12 @@ Feeds = dict[str, NDArray[np.generic]]
 
 def quantize_all(bundle: Bundle, reference: str, folder: Path) -> tuple[dict[str, Path], dict[str, str]]:
     """Write every form of the FP32 graph called `reference` into a folder: files, and why others failed, by form."""
+    import onnx
+
     feeds = calibration_feeds(bundle, reference)
     memory = {pair.output for pair in bundle.manifest.model.states}
     original = folder / "fp32.onnx"
-    original.write_bytes(bundle.graph(reference))
+    onnx.save(_for_one_stream(bundle.graph(reference)), original)
     files, failed = {}, {}
     for number, form in enumerate(FORMS):
         path = folder / f"u8s8-{number}.onnx"
@@ -88,14 +91,26 @@ def quantize_all(bundle: Bundle, reference: str, folder: Path) -> tuple[dict[str
 def calibration_feeds(bundle: Bundle, reference: str) -> list[Feeds]:
     """Return the FP32 graph's inputs at every step of the golden rollout."""
     spec, backend = bundle.manifest.model, OnnxRuntimeBackend(bundle.graph(reference), bundle.manifest.model)
+    frames, dt = bundle.golden.frames, bundle.golden.dt
     feeds: list[Feeds] = []
-    for pixels, reset in zip(bundle.golden.frames, bundle.golden.resets, strict=True):
+    for at, (pixels, reset) in enumerate(zip(frames, bundle.golden.resets, strict=True)):
         if reset:
             backend.state.reset()
-        feeds.append({spec.frame.name: pixels[None], **backend.state.snapshot()})
-        advance(backend, pixels)
+        told = {} if dt is None or spec.dt is None else {spec.dt.name: dt[at].reshape(1, 1)}
+        feeds.append({spec.frame.name: pixels[None], **told, **backend.state.snapshot()})
+        advance(backend, pixels, 0.0 if dt is None else float(dt[at]))
     backend.close()
     return feeds
+
+
+def _for_one_stream(graph: bytes) -> Any:
+    """Return the graph with its shapes fixed: the quantizer, like any optimizer, makes more of shapes that it knows."""
+    import onnx
+    from onnxruntime.tools.onnx_model_utils import make_dim_param_fixed
+
+    model = onnx.load_from_string(graph)
+    make_dim_param_fixed(model.graph, BATCH, 1)
+    return model
 
 
 def quantize(original: Path, path: Path, form: Form, feeds: list[Feeds], memory: set[str]) -> None:

@@ -17,7 +17,7 @@ from edge_cnnlstm.spec import ModelSpec
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _AGAIN = "export the bundle again"
 _MEMBER_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*", re.ASCII)
 Dialect = Literal["portable", "onnxruntime", "tensorrt"]

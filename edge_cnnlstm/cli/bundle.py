@@ -13,6 +13,7 @@ from edge_cnnlstm.cli.console import output
 from edge_cnnlstm.runtime.backends.ort import quantizes_fp16
 from edge_cnnlstm.runtime.opening import load_engine
 from edge_cnnlstm.runtime.proof import prove
+from edge_cnnlstm.spec import StateRules
 
 BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle, such as model.edge.")]
 
@@ -23,8 +24,11 @@ def inspect(path: BundlePath) -> None:
     manifest, model = bundle.manifest, bundle.manifest.model
     output.print(f"[bold]{manifest.name}[/]  format {manifest.format_version}, {path.stat().st_size:,} bytes")
     output.print(f"frame   {model.frame.dtype} {list(model.frame.shape)} RGB, other sizes by {model.fit}")
+    if model.dt:
+        output.print(f"time    {model.dt.dtype} {list(model.dt.shape)} seconds since the last frame")
     for pair in model.states:
         output.print(f"memory  {pair.input} → {pair.output}  {pair.dtype} {list(pair.shape)}")
+    output.print(f"forgets {_rules(model.rules)}")
     for head in model.heads:
         labels = f", labels {' '.join(head.labels)}" if head.labels else ""
         output.print(f"head    {head.name}: {head.task} from {', '.join(head.outputs)}{labels}", highlight=False)
@@ -41,6 +45,18 @@ def inspect(path: BundlePath) -> None:
     output.print(scores)
     for target, why in manifest.plan.reasons.items() if manifest.plan else ():
         output.print(f"[bold]{target}[/]: {why}.", highlight=False, soft_wrap=True)
+
+
+def _rules(rules: StateRules) -> str:
+    """Return in words when a stream's memory is emptied."""
+    when = {
+        f"{rules.gap_ms:g} ms between frames" if rules.gap_ms else "": rules.gap_ms,
+        f"{rules.idle_ms:g} ms without one" if rules.idle_ms else "": rules.idle_ms,
+        "another source": rules.source_change,
+        "a frame again or an earlier one": rules.seek,
+        "NaN or infinity": rules.not_finite,
+    }
+    return "after " + ", ".join(words for words, applies in when.items() if applies) if any(when.values()) else "never"
 
 
 def verify(path: BundlePath) -> None:

@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from edge_cnnlstm.errors import DependencyError, ExportError
+from edge_cnnlstm.spec import BATCH
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +34,8 @@ class Plan:
     layers: int
 
 
-def build_plan(onnx: bytes, name: str, *, ahead_of_time: bool = False) -> Plan:
-    """Build one graph with the TensorRT of this machine.
+def build_plan(onnx: bytes, name: str, *, batch: int = 1, ahead_of_time: bool = False) -> Plan:
+    """Build one graph for so many streams, with the TensorRT of this machine.
 
     `ahead_of_time` builds with TensorRT-RTX, which needs no GPU: it proves that TensorRT's parser and builder
     take the graph. Raises DependencyError when TensorRT is missing, and ExportError with TensorRT's own words
@@ -50,12 +51,22 @@ def build_plan(onnx: bytes, name: str, *, ahead_of_time: bool = False) -> Plan:
         problems = [parser.get_error(i) for i in range(parser.num_errors)]
         words = "; ".join(f"node {problem.node_name() or '?'}: {problem.desc()}" for problem in problems)
         raise _refused(trt, name, "parser", words)
+    _fix_batch(network, batch)
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE_BYTES)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise _refused(trt, name, "builder", "; ".join(logger.errors))
     return Plan(bytes(plan), time.monotonic() - started, _version(trt), network.num_layers)
+
+
+def _fix_batch(network: Any, batch: int) -> None:
+    """Give the inputs their final shapes: with these known, the builder needs no profile and computes no shapes."""
+    for index in range(network.num_inputs):
+        tensor = network.get_input(index)
+        tensor.shape = [
+            batch if tensor.get_dimension_name(axis) == BATCH else size for axis, size in enumerate(tensor.shape)
+        ]
 
 
 def _tensorrt(ahead_of_time: bool) -> ModuleType:

@@ -33,9 +33,8 @@ def replay(backend: Backend, golden: Golden) -> dict[str, list[np.ndarray]]:
     """
     course: dict[str, list[np.ndarray]] = {output.name: [] for output in backend.spec.outputs}
     backend.state.reset()
-    for pixels, reset, dt in zip(
-        golden.frames, golden.resets, getattr(golden, "dt", np.zeros(len(golden.frames))), strict=True
-    ):
+    times = np.zeros(len(golden.frames)) if golden.dt is None else golden.dt
+    for pixels, reset, dt in zip(golden.frames, golden.resets, times, strict=True):
         if reset:
             backend.state.reset()
         for name, value in advance(backend, pixels, float(dt)).items():

@@ -6,6 +6,7 @@ sequence form is that step repeated, with the convolutions batched over all fram
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple, cast
 
 import torch
@@ -41,9 +42,9 @@ class NormaliseFrame(nn.Module):
 class LstmCell(nn.Module):
     """One LSTM cell: a single linear map of [x, h] named `gates`, in the order input, forget, cell, output.
 
-    x [batch, inputs], h and c [batch, hidden] → new h, new c. `shift`, [batch, 4 × hidden], is added to what the gates
-    sum up. Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000, whose bias starts at 1 so that a
-    fresh network remembers.
+    x [batch, inputs], h and c [batch, hidden], None while empty → new h, new c. `shift`, [batch, 4 × hidden], is added
+    to what the gates sum up. Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000, whose bias starts
+    at 1 so that a fresh network remembers.
     """
 
     def __init__(self, inputs: int, hidden: int) -> None:
@@ -53,20 +54,22 @@ class LstmCell(nn.Module):
             self.gates.bias.zero_()[hidden : 2 * hidden] = 1.0
             nn.init.orthogonal_(self.gates.weight[:, inputs:])
 
-    def forward(self, x: Tensor, h: Tensor, c: Tensor, shift: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        gates = self.gates(torch.cat([x, h], dim=1))
+    def forward(
+        self, x: Tensor, h: Tensor | None, c: Tensor | None, shift: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        seen = nn.functional.pad(x, (0, self.gates.out_features // 4)) if h is None else torch.cat([x, h], dim=1)
+        gates = self.gates(seen)
         return lstm_update(gates if shift is None else gates + shift, c)
 
 
-def lstm_update(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-    """Turn gate sums [batch, 4 × hidden] and the cell state into the new h and c.
+def lstm_update(gates: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Turn gate sums [batch, 4 × hidden] and the cell state, None while it is empty, into the new h and c.
 
-    Each keeps its own precision: h that of the gates, c that of c, which grows without bound and stays in FP32
-    where everything else is FP16.
+    h keeps the precision of the gates; c grows without bound and stays in FP32 where everything else is FP16.
     """
     input_gate, forget_gate, candidate, output_gate = gates.chunk(4, dim=1)
-    added = torch.sigmoid(input_gate) * torch.tanh(candidate)
-    c_next = torch.sigmoid(forget_gate).to(c.dtype) * c + added.to(c.dtype)
+    added = (torch.sigmoid(input_gate) * torch.tanh(candidate)).float()
+    c_next = added if c is None else torch.sigmoid(forget_gate).float() * c + added
     return torch.sigmoid(output_gate) * torch.tanh(c_next).to(gates.dtype), c_next
 
 
@@ -212,9 +215,11 @@ class CnnLstm(nn.Module):
 
     def advance(self, features: Tensor, state: State, dt: Tensor | None = None) -> tuple[Tensor, State]:
         """Advance the memory by one frame's features; return what its last layer shows, [batch, hidden], and it."""
+        if not self.cells:
+            return self.dense(features), state
         if self.config.scan == "frames":
             return self._remember(features, state, None if dt is None or self.missed is None else self.missed(dt))
-        within = self.initial_state(features.shape[0])
+        within = None  # not zeros, which would fix the number of streams in a traced graph
         for row in features.unbind(1):
             x, within = self._remember(row, within)
         return x, state
@@ -225,14 +230,14 @@ class CnnLstm(nn.Module):
         heads = cast("list[Head]", self.heads)
         return {name: value for head in heads for name, value in head.outputs(x).items()}
 
-    def _remember(self, x: Tensor, state: State, shift: Tensor | None = None) -> tuple[Tensor, State]:
-        x = self.dense(x)
+    def _remember(self, x: Tensor, state: State | None, shift: Tensor | None = None) -> tuple[Tensor, State]:
+        memory: Iterable[tuple[Tensor | None, Tensor | None]] = [(None, None)] * len(self.cells)
+        if state is not None:
+            memory = zip(state.h.unbind(0), state.c.unbind(0), strict=True)
         h_next, c_next = [], []
-        for cell, h, c in zip(self.cells, state.h.unbind(0), state.c.unbind(0), strict=True):
+        for cell, (h, c) in zip(self.cells, memory, strict=True):
             x, after = cell(x, h, c, shift)
             shift = None  # the first layer sees the frames, and tells the others
             h_next.append(x)
             c_next.append(after)
-        if self.cells:
-            state = State(torch.stack(h_next), torch.stack(c_next))
-        return x, state
+        return x, State(torch.stack(h_next), torch.stack(c_next))

@@ -17,7 +17,7 @@ from edge_cnnlstm.bundle.golden import Golden, dump
 from edge_cnnlstm.bundle.manifest import FORMAT_VERSION, Graph, Manifest
 from edge_cnnlstm.runtime.backends.ort import OnnxRuntimeBackend
 from edge_cnnlstm.runtime.proof import replay
-from edge_cnnlstm.spec import HeadSpec, ModelSpec, StatePair, TensorSpec
+from edge_cnnlstm.spec import BATCH, HeadSpec, ModelSpec, StatePair, TensorSpec
 
 if TYPE_CHECKING:
     from edge_cnnlstm.training.model import CnnLstm
@@ -131,8 +131,8 @@ def step_graph(fade: float = 0.5) -> bytes:
     tensors: dict[str, NDArray[Any]] = {
         "weight": np.array([[1, -1], [0.5, 0.5], [-1, 1]], np.float32) / 64,
         "fade": np.array(fade, np.float32),
-        "memory_shape": np.array(MEMORY),
-        "answer_shape": np.array([1, 2]),
+        "memory_shape": np.array([1, -1, 2]),
+        "answer_shape": np.array([-1, 2]),
     }
     nodes = [
         helper.make_node("Cast", ["frame"], ["pixels"], to=TensorProto.FLOAT),
@@ -149,12 +149,12 @@ def step_graph(fade: float = 0.5) -> bytes:
         nodes,
         "step",
         [
-            helper.make_tensor_value_info("frame", TensorProto.UINT8, SPEC.frame.shape),
-            *(helper.make_tensor_value_info(pair.input, TensorProto.FLOAT, pair.shape) for pair in SPEC.states),
+            helper.make_tensor_value_info("frame", TensorProto.UINT8, (BATCH, *SPEC.frame.shape[1:])),
+            *(helper.make_tensor_value_info(pair.input, TensorProto.FLOAT, (1, BATCH, 2)) for pair in SPEC.states),
         ],
         [
-            helper.make_tensor_value_info("digit_logits", TensorProto.FLOAT, (1, 2)),
-            *(helper.make_tensor_value_info(pair.output, TensorProto.FLOAT, pair.shape) for pair in SPEC.states),
+            helper.make_tensor_value_info("digit_logits", TensorProto.FLOAT, (BATCH, 2)),
+            *(helper.make_tensor_value_info(pair.output, TensorProto.FLOAT, (1, BATCH, 2)) for pair in SPEC.states),
         ],
         [numpy_helper.from_array(array, name) for name, array in tensors.items()],
     )

@@ -96,7 +96,7 @@ def test_a_sequence_is_the_step_repeated_for_every_stream(name: str, networks: d
     frames = frames_like(network, steps, streams)
     never = np.zeros(steps, np.bool_)
 
-    stepped = OnnxSteps(export_step(network, streams), spec).course(frames, never)
+    stepped = OnnxSteps(export_step(network), spec).course(frames, never)
     whole = OnnxSteps(export_sequence(network, steps, streams), spec).step(frames.swapaxes(0, 1).copy())
 
     for name_, values in stepped.items():
@@ -261,7 +261,7 @@ def test_a_step_that_looks_at_values_in_python_is_refused(folded: CnnLstm) -> No
 
     spec = spec_of(folded)
     with pytest.raises(ExportError, match=r"(?s)would bake a value.*test_lowering\.py"):
-        export_module(Peeking(folded), spec, torch.zeros(spec.frame.shape, dtype=torch.uint8))
+        export_module(Peeking(folded), spec)
 
 
 def test_exporting_leaves_the_network_as_it_was(folded: CnnLstm) -> None:

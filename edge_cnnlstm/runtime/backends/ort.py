@@ -14,7 +14,7 @@ from edge_cnnlstm.runtime.backends.base import Arrays
 from edge_cnnlstm.runtime.frame import Pixels
 from edge_cnnlstm.runtime.optional import load_onnxruntime
 from edge_cnnlstm.runtime.state import RecurrentState
-from edge_cnnlstm.spec import ModelSpec
+from edge_cnnlstm.spec import BATCH, ModelSpec
 
 QUANTIZES_FP16_SINCE = (1, 30)
 """Earlier releases truncate where FP16 `QuantizeLinear` should round: seen in 1.23, 1.24, 1.26 and 1.29."""
@@ -32,7 +32,7 @@ def quantizes_fp16() -> bool:
 def open_session(graph: bytes, *, threads: int = 1, optimize: bool = True, batch: int = 1) -> Any:
     """Load a graph into ONNX Runtime on the CPU, so that integers are multiplied exactly on every processor.
 
-    `batch` is the number of streams: the size of the graph's dimension of that name.
+    `batch` is the number of streams that it is optimized for.
 
     x86 processors without VNNI add products of uint8 and int8 in 16 bits, where they saturate
     (onnxruntime.ai/docs/performance/model-optimizations/quantization.html). For these ONNX Runtime can widen weights;
@@ -51,7 +51,7 @@ def _session(graph: bytes, threads: int, optimize: bool, batch: int, entries: Ma
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = FATAL
-    options.add_free_dimension_override_by_name("batch", batch)
+    options.add_free_dimension_override_by_name(BATCH, batch)
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     # A graph may name files to read weights from, in whatever folder we run. Only what was verified counts.
