@@ -14,6 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+RUNTIME = (ROOT / "edge_cnnlstm" / "runtime" / "README.md").read_text()
 RESULTS = re.search(r"\((benchmarks/results/demo-[\d-]+\.json)\)", README)
 
 
@@ -223,7 +224,8 @@ def test_the_recipe_is_one() -> None:
     assert recipe.data.kind == "video-folder"
 
 
-def test_the_python_example_runs(exported: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("example", re.findall(r"```python\n(.*?)```", README + RUNTIME, re.DOTALL))
+def test_the_python_examples_run(exported: Path, tmp_path: Path, example: str) -> None:
     video = tmp_path / "unseen.mp4"
     made = subprocess.run(
         [sys.executable, "-m", "edge_cnnlstm.cli", "sample-video", str(video), "--scenes", "1"],
@@ -232,15 +234,24 @@ def test_the_python_example_runs(exported: Path, tmp_path: Path) -> None:
         check=False,
     )
     assert made.returncode == 0
-    example = re.search(r"```python\n(.*?)```", README, re.DOTALL)
-    assert example is not None
-    code = example[1].replace("gestures.edge", str(exported)).replace('camera("/dev/video0"', f'video("{video}"')
+    code = (
+        example.replace("gestures.edge", str(exported))
+        .replace("digits.edge", str(exported))
+        .replace('camera("/dev/video0"', f'video("{video}"')
+    )
+    code = code.replace("unseen.mp4", str(video)).replace("video.mp4", str(video))
     assert str(video) in code
 
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
 
     assert ran.returncode == 0, ran.stderr
-    assert len(ran.stdout.splitlines()) == 48
+    lines = ran.stdout.splitlines()
+    counted = re.search(r"Counts\(produced=48, predicted=(\d+), dropped=(\d+), waiting=0", ran.stdout)
+    if counted is None:
+        assert len(lines) == 48
+    else:
+        assert len(lines) == int(counted[1]) + 2
+        assert int(counted[1]) + int(counted[2]) == 48
 
 
 @pytest.mark.parametrize("name", ["tests", "edge_cnnlstm", "export", "benchmarks", "jetson"])
