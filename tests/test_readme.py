@@ -234,12 +234,8 @@ def test_the_python_examples_run(exported: Path, tmp_path: Path, example: str) -
         check=False,
     )
     assert made.returncode == 0
-    code = (
-        example.replace("gestures.edge", str(exported))
-        .replace("digits.edge", str(exported))
-        .replace('camera("/dev/video0"', f'video("{video}"')
-    )
-    code = code.replace("unseen.mp4", str(video)).replace("video.mp4", str(video))
+    code = re.sub(r"\w+\.edge", str(exported), example).replace('camera("/dev/video0"', 'video("video.mp4"')
+    code = re.sub(r"\w+\.mp4", str(video), code)
     assert str(video) in code
 
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
