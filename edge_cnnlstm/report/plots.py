@@ -35,7 +35,7 @@ from edge_cnnlstm.report.drawing import (
     write_below,
 )
 from edge_cnnlstm.report.gather import TRUTH, VIDEO, Predicted, Run, Truth, scenes, unusable
-from edge_cnnlstm.runtime.latency import SUB_BITS
+from edge_cnnlstm.runtime.histogram import SUB_BITS
 from edge_cnnlstm.runtime.optional import load_cv2
 from edge_cnnlstm.runtime.sources.video import open_capture
 
@@ -51,7 +51,7 @@ LABEL_GAP = 0.2
 """Least distance between the labels of two curves, as a share of the accuracy axis."""
 
 Histogram = Sequence[tuple[int, int]]
-"""(upper edge in nanoseconds, frames) of each bucket of `runtime.latency.Histogram` that is not empty."""
+"""(upper edge in nanoseconds, frames) of each bucket of `runtime.histogram.Histogram` that is not empty."""
 
 
 @dataclass(frozen=True, slots=True)

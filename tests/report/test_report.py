@@ -18,7 +18,7 @@ import pytest
 from edge_cnnlstm.cli.report import report
 from edge_cnnlstm.errors import ConfigError, DataError, DependencyError
 from edge_cnnlstm.report import gather, plots
-from edge_cnnlstm.runtime.latency import Histogram
+from edge_cnnlstm.runtime.histogram import Histogram
 
 WIDTH, HEIGHT = 64, 48
 HIDDEN = range(14, 19)

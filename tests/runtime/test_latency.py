@@ -12,7 +12,8 @@ from edge_cnnlstm.runtime import stream as stream_module
 from edge_cnnlstm.runtime.backends.base import Arrays
 from edge_cnnlstm.runtime.backends.scripted import Script, ScriptedBackend
 from edge_cnnlstm.runtime.frame import Pixels
-from edge_cnnlstm.runtime.latency import RELATIVE_ERROR, Histogram, LatencyRecorder, Summary, Timings
+from edge_cnnlstm.runtime.histogram import RELATIVE_ERROR, Histogram, Summary
+from edge_cnnlstm.runtime.latency import LatencyRecorder, Timings
 from edge_cnnlstm.runtime.sources import base
 from edge_cnnlstm.runtime.sources.array import ArraySource
 from edge_cnnlstm.runtime.stream import WARM_UP_STEPS, Stream
