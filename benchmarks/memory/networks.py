@@ -16,7 +16,6 @@ from torch.nn import functional
 from edge_cnnlstm.training.config import HeadConfig, ModelConfig, NetworkConfig
 from edge_cnnlstm.training.model import CnnLstm, LstmCell, Outputs, State
 
-
 # ruff: noqa: ARG002 - these networks are not told the time since their last frame
 
 

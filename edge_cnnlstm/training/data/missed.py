@@ -40,5 +40,5 @@ def thinned(clip: Clip, at: NDArray[np.int64]) -> Clip:
 
 
 def periods(at: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Return how many frame periods after the one before each frame came, [time, 1]: 0 for the first, 1 for the next."""
+    """Return how many frame periods each of these frames came after the one before, [time, 1]; 0 for the first."""
     return np.diff(at, prepend=at[:1]).astype(np.float32)[:, None]
