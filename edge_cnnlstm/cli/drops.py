@@ -41,7 +41,7 @@ def drops_table(networks: Mapping[str, Sequence[Mapping[str, Any]]], main: Seque
         "policy",
         "memory",
         "load",
-        "dropped",
+        "not taken",
         *map(escape, map(titled, main)),
     ]
     table = Table(*columns, "age", "oldest", "settled age")
@@ -53,7 +53,7 @@ def drops_table(networks: Mapping[str, Sequence[Mapping[str, Any]]], main: Seque
             row["policy"],
             row["memory"],
             f"{100 * row['load']:.4g}%",
-            f"{row['dropped']:.1%}",
+            f"{row['not_taken']:.1%}",
             *(shown(base, row["scores"].get(base)) for base in main),
             f"{row['age']:.1f}",
             f"{row['oldest']}",

@@ -39,7 +39,9 @@ def evaluate(
     ] = None,
     drop: Annotated[
         str | None,
-        typer.Option(metavar="PERCENT,…", help="Score also when so many of all frames are too much: 0,10,20,30,50."),
+        typer.Option(
+            metavar="PERCENT,…", help="Also score as if there were no time for so many frames: 0,10,20,30,50."
+        ),
     ] = None,
     empty_after: Annotated[
         int, typer.Option(min=1, help="With --drop: the missed frames that empty a memory which is not told of them.")

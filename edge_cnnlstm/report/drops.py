@@ -30,12 +30,14 @@ def under_load(networks: Networks, scores: Sequence[str]) -> bytes:
         for score, panel_row in zip(scores, panels, strict=True):
             for policy, axes in zip(policies, panel_row, strict=True):
                 _curves(axes, networks, policy, score)
+            panel_row[0].set_ylim(bottom=0)
             panel_row[0].set_ylabel(titled(score).replace(": ", "\n"))
         for policy, axes in zip(policies, panels[0], strict=True):
             axes.set_title(policy)
-        figure.supxlabel("frames that are too much", color=STYLE["axes.labelcolor"], fontsize=STYLE["font.size"])
-        lines = _legend(networks)
-        figure.legend(handles=lines, loc="outside lower center", ncols=min(3, len(lines)), frameon=False)
+        panels[-1][len(policies) // 2].set_xlabel("frames that the network has no time for")
+        figure.align_ylabels()
+        columns = min(3, len(networks))
+        figure.legend(handles=_legend(networks), loc="outside lower center", ncols=columns, frameon=False)
         return png(figure, dpi=DPI)
 
 

@@ -32,17 +32,17 @@ not; of any other the memory is carried on over the gap, or is emptied after one
 
 @dataclass(frozen=True, slots=True)
 class UnderLoad:
-    """A network whose every frame takes so long that the share `load` of them is too much, 0..1.
+    """A network that takes so long for a frame that it has no time for the share `load` of them, 0..1.
 
-    `dropped` is the share that it never got, and `scores` are of all frames, each judged by the latest answer at the
-    end of its period. `age` is the mean age of these answers and `oldest` the largest, in frames; `settled_age` is the
-    mean age in a stream that has run for long.
+    `not_taken` is the share that it had not got when their clip ended. `scores` are of all frames, each judged by the
+    latest answer at the end of its period. `age` is the mean age of these answers and `oldest` the largest, in frames;
+    `settled_age` is the mean age in a stream that has run for long.
     """
 
     policy: Policy
     memory: Memory
     load: float
-    dropped: float
+    not_taken: float
     age: float
     oldest: int
     settled_age: float
@@ -99,7 +99,7 @@ def evaluate_drops(
                 policy=policy,
                 memory=memory,
                 load=load,
-                dropped=sum(each.dropped for each in courses[policy, load]) / frames,
+                not_taken=sum(each.dropped for each in courses[policy, load]) / frames,
                 age=float(ages.mean()),
                 oldest=int(ages.max()),
                 settled_age=settled_age(policy, load),

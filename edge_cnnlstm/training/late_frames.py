@@ -44,10 +44,10 @@ class Course:
 
 
 def service_times(frames: int, load: float, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Draw how long each frame takes, in periods, when the share `load`, 0..1, of all frames is too much.
+    """Draw how long each frame takes, in periods, when there is no time for the share `load`, 0..1, of all frames.
 
-    One period, and longer by up to twice what makes it too much, uniformly. The first takes one period, so that an
-    answer is there from the first frame on, and every load is judged on the same frames.
+    One period, and longer by up to twice what leaves no time for them, uniformly. The first takes one period, so that
+    an answer is there from the first frame on, and every load is judged on the same frames.
     """
     longer = 2 * _excess(load) * rng.random(frames)
     longer[:1] = 0
@@ -100,5 +100,5 @@ def _serve(waiting: deque[int], taken: list[int], done: list[float], service: ND
 
 
 def _excess(load: float) -> float:
-    """Return by how many periods a frame takes longer than one on average, when this share is too much."""
+    """Return by how many periods a frame takes longer than one on average, when there is no time for this share."""
     return load / (1 - load)
