@@ -33,31 +33,22 @@ def parsed_loads(text: str) -> list[float]:
     return sorted(loads)
 
 
-def drops_table(networks: Mapping[str, Sequence[Mapping[str, Any]]], main: Sequence[str]) -> Table:
-    """Return the rows of `training.drops`, by network, as one table, with these scores in it."""
-    several = len(networks) > 1
-    columns = [
-        *(["network"] if several else []),
-        "policy",
-        "memory",
-        "load",
-        "not taken",
-        *map(escape, map(titled, main)),
-    ]
-    table = Table(*columns, "age", "oldest", "settled age")
-    found = [(name, row) for name, rows in networks.items() for row in rows]
-    for (name, row), after in zip(found, [*found[1:], None], strict=True):
-        group = (name, row["policy"], row["memory"])
+def drops_table(name: str, rows: Sequence[Mapping[str, Any]], main: Sequence[str]) -> Table:
+    """Return what `training.drops` found of one network as a table, with these scores in it."""
+    table = Table(title=f"{escape(name)} under load")
+    for column in ("policy", "memory", "load"):
+        table.add_column(column, no_wrap=True)
+    for column in (*map(titled, main), "age", "oldest", "settled"):
+        table.add_column(escape(column))
+    for row, after in zip(rows, [*rows[1:], None], strict=True):
         table.add_row(
-            *([escape(name)] if several else []),
             row["policy"],
             row["memory"],
             f"{100 * row['load']:.4g}%",
-            f"{row['not_taken']:.1%}",
             *(shown(base, row["scores"].get(base)) for base in main),
             f"{row['age']:.1f}",
             f"{row['oldest']}",
             f"{row['settled_age']:.1f}",
-            end_section=after is None or group != (after[0], after[1]["policy"], after[1]["memory"]),
+            end_section=after is None or (row["policy"], row["memory"]) != (after["policy"], after["memory"]),
         )
     return table

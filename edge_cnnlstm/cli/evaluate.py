@@ -70,7 +70,8 @@ def evaluate(
             "empty_after": empty_after,
             "networks": {name: [row.document() for row in measured.under_load] for name, measured in found.items()},
         }
-        output.print(drops_table(document["drops"]["networks"], main_scores(document["networks"])))
+        for name, under_load in document["drops"]["networks"].items():
+            output.print(drops_table(name, under_load, main_scores(document["networks"])))
     if destination is None and report is None:
         return
     document["made_with"] = _origin({name: measured.made for name, measured in found.items()})

@@ -25,9 +25,9 @@ from edge_cnnlstm.training.late_frames import (
 from edge_cnnlstm.training.metrics.answered import Answered
 from edge_cnnlstm.training.model import CnnLstm
 
-Memory = Literal["told", "not told", "carried on", "emptied", "none"]
+Memory = Literal["told", "not told", "kept", "emptied", "none"]
 """What a network's memory learns of missed frames. One with `dt_input` is told the time since its last frame, or is
-not; of any other the memory is carried on over the gap, or is emptied after one of `EMPTY_AFTER` frames or more."""
+not; of any other the memory is kept over the gap, or is emptied after one of `EMPTY_AFTER` frames or more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ def memories(model: CnnLstm) -> tuple[Memory, ...]:
     if model.config.dt_input:
         return "told", "not told"
     remembers = model.config.layers and model.config.scan == "frames"
-    return ("carried on", "emptied") if remembers else ("none",)
+    return ("kept", "emptied") if remembers else ("none",)
 
 
 @torch.inference_mode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -31,6 +32,8 @@ from edge_cnnlstm.training.recipe import FitConfig
 
 MINIMUM_CYCLE = 8
 """Fewer batches do not make a one-cycle schedule."""
+
+logger = logging.getLogger("edge_cnnlstm.training")
 
 OnEpoch = Callable[[int, dict[str, float]], None]
 
@@ -323,6 +326,8 @@ def _check_settings(config: FitConfig, model: ModelConfig) -> None:
             expected="nothing that is carried from frame to frame",
             fix=f"leave fit.{idle[0]} out",
         )
+    if model.dt_input and not config.missed:
+        logger.warning("model.dt_input learns nothing: no frame is ever missed in training; see fit.missed")
 
 
 def _draw(*words: int) -> int:
