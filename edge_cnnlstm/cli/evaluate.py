@@ -16,7 +16,7 @@ from edge_cnnlstm.cli.console import console, output, unusable_path, write_json
 from edge_cnnlstm.cli.drops import drops_table, parsed_loads
 from edge_cnnlstm.errors import ConfigError
 from edge_cnnlstm.report.scores import condition_name, conditions, main_scores, rows
-from edge_cnnlstm.training.late_frames import EMPTY_AFTER
+from edge_cnnlstm.training.late_frames import EMPTY_AFTER, LONG_RUN
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,6 +68,7 @@ def evaluate(
     if loads:
         document["drops"] = {
             "empty_after": empty_after,
+            "long_run": LONG_RUN,
             "networks": {name: [row.document() for row in measured.under_load] for name, measured in found.items()},
         }
         for name, under_load in document["drops"]["networks"].items():

@@ -14,7 +14,6 @@ from edge_cnnlstm.report.drops import under_load
 from edge_cnnlstm.report.film import film_strip
 from edge_cnnlstm.report.page import page
 from edge_cnnlstm.report.scores import conditions, main_scores, rows, shown, titled
-from edge_cnnlstm.training.late_frames import LONG_RUN
 
 CONFUSIONS = 10
 FEW_LABELS = 20
@@ -53,7 +52,6 @@ class Loaded:
     scores: tuple[str, ...]
     rows: tuple[tuple[str, Mapping[str, Any], tuple[str, ...]], ...]
     empties: bool
-    long_run: int = LONG_RUN
 
 
 def evaluation_page(document: Mapping[str, Any], films: Films) -> str:
