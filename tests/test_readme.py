@@ -87,6 +87,43 @@ def test_the_trainings_are_what_was_measured() -> None:
     assert f"at least {least:.0%} of the training loop was compute" in README, least
 
 
+def under_load(results: Any, score: str, scale: float, digits: int) -> list[str]:
+    """A table of the training README: a score by what a network was trained for, over the load; mean of the seeds."""
+    kinds = {
+        "nothing": ("no-drops", "kept"),
+        "missed frames": ("drops", "kept"),
+        "missed frames, and told of them": ("drops-dt", "told"),
+        "the same, but not told now": ("drops-dt", "not told"),
+    }
+    columns = [("newest", load) for load in (0, 0.1, 0.2, 0.3, 0.5)] + [("skip-k", 0.3), ("skip-k", 0.5)]
+    rows = []
+    for said, (kind, memory) in kinds.items():
+        cells = []
+        for policy, load in columns:
+            found = [
+                scale * row["scores"][score]
+                for name, network in results["drops"]["networks"].items()
+                if name.rpartition("-")[0] == kind
+                for row in network
+                if (row["policy"], row["memory"], row["load"]) == (policy, memory, load)
+            ]
+            assert len(found) > 1
+            cells.append(f"{sum(found) / len(found):.{digits}f} ({min(found):.{digits}f}–{max(found):.{digits}f})")
+        rows.append(f"| {said} | {' | '.join(cells)} |")
+    return rows
+
+
+def test_what_missed_frames_cost_is_what_was_measured() -> None:
+    document = (ROOT / "edge_cnnlstm" / "training" / "README.md").read_text()
+    (path,) = re.findall(r"\((?:\.\./)*(benchmarks/results/drops-[\d-]+\.json)\)", document)
+    measured = json.loads((ROOT / path).read_text())
+
+    for score, scale, digits in (("velocity.mae", 100, 2), ("target.iou", 1, 3)):
+        found = under_load(measured, score, scale, digits)
+        for row in found:
+            assert row in document, "\n".join(["the README's table should hold:", *found])
+
+
 def test_the_comparison_of_memories_is_what_was_measured() -> None:
     document = (ROOT / "benchmarks" / "README.md").read_text()
     (name,) = re.findall(r"\((results/memory-[\d-]+)\.json\)", document)

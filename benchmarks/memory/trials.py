@@ -158,7 +158,7 @@ def test_scores(model: CnnLstm, clips: ClipSet) -> dict[str, float]:
     meters = Meters(model.config.heads, model.config.height, model.config.width)
     for first in range(0, len(clips), BATCH):
         batch = [clips.clip(index) for index in range(first, min(first + BATCH, len(clips)))]
-        frames, truth = collate(batch)
+        frames, truth, _ = collate(batch)
         outputs, _ = model.sequence(frames, model.initial_state(len(batch)))
         conditions = {
             name: torch.stack([torch.from_numpy(clip.conditions[name]) for clip in batch])

@@ -6,24 +6,28 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
 from edge_cnnlstm.cli.console import console, output, unusable_path, write_json
+from edge_cnnlstm.cli.drops import drops_table, parsed_loads
 from edge_cnnlstm.errors import ConfigError
+from edge_cnnlstm.report.scores import condition_name, conditions, main_scores, rows
+from edge_cnnlstm.training.late_frames import EMPTY_AFTER, LONG_RUN
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from edge_cnnlstm.training.data.clip import ClipSet, Split
+    from edge_cnnlstm.training.drops import UnderLoad
     from edge_cnnlstm.training.evaluate import Evaluation
 
 MADE_WITH = ("edge-cnnlstm", "torch", "torchmetrics", "numpy", "opencv-python-headless", "scikit-learn")
-FILE = "evaluation.json"
+FILE, DROPS_FILE = "evaluation.json", "drops.png"
 
 
 def evaluate(
@@ -33,35 +37,53 @@ def evaluate(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="data.KEY=VALUE", help="Change what the clips are made of.")
     ] = None,
+    drop: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PERCENT,…", help="Also score as if there were no time for so many frames: 0,10,20,30,50."
+        ),
+    ] = None,
+    empty_after: Annotated[
+        int, typer.Option(min=1, help="With --drop: the missed frames that empty a memory which is not told of them.")
+    ] = EMPTY_AFTER,
     destination: Annotated[Path | None, typer.Option("-o", "--output", help="Also write everything as JSON.")] = None,
     report: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Also write evaluation.html and evaluation.json there.")
     ] = None,
 ) -> None:
     """Measure checkpoints: every score, for each condition of the clips too, and the clips that go worst."""
+    loads = [] if drop is None else parsed_loads(drop)
     if report is not None:
         _prepare(report)
-    evaluations: dict[str, Evaluation] = {}
-    made: dict[str, dict[str, Any]] = {}
-    frames: dict[str, dict[str, NDArray[np.uint8]]] = {}
+    found: dict[str, Measured] = {}
     for name, checkpoint in zip(_names(checkpoints), checkpoints, strict=True):
         console.print(f"Evaluating [bold]{escape(name)}[/] on the {escape(split)} split")
-        evaluations[name], made[name], frames[name] = _measure(checkpoint, split, clips, tuple(overrides or ()))
-    networks = {name: evaluation.document() for name, evaluation in evaluations.items()}
-    output.print(scores_table(networks))
+        found[name] = _measure(checkpoint, split, clips, tuple(overrides or ()), loads, empty_after)
+    document: dict[str, Any] = {
+        "split": split,
+        "written": _now(),
+        "networks": {name: measured.evaluation.document() for name, measured in found.items()},
+    }
+    output.print(scores_table(document["networks"]))
+    if loads:
+        document["drops"] = {
+            "empty_after": empty_after,
+            "long_run": LONG_RUN,
+            "networks": {name: [row.document() for row in measured.under_load] for name, measured in found.items()},
+        }
+        for name, under_load in document["drops"]["networks"].items():
+            output.print(drops_table(name, under_load, main_scores(document["networks"])))
     if destination is None and report is None:
         return
-    document = {"split": split, "written": _now(), "networks": networks, "made_with": _origin(made)}
+    document["made_with"] = _origin({name: measured.made for name, measured in found.items()})
     if destination is not None:
         write_json(destination, document)
     if report is not None:
-        _write_report(report, document, frames)
+        _write_report(report, document, {name: measured.frames for name, measured in found.items()})
 
 
 def scores_table(networks: Mapping[str, Mapping[str, Any]]) -> Table:
     """Return the scores of evaluations, as `Evaluation.document` gives them, as one table."""
-    from edge_cnnlstm.report.scores import condition_name, conditions, rows
-
     several = len(networks) > 1
     columns = ["head", "score", *(["network"] if several else []), "all"]
     table = Table(*columns, *(escape(condition_name(name)) for name in conditions(networks)))
@@ -74,12 +96,21 @@ def scores_table(networks: Mapping[str, Mapping[str, Any]]) -> Table:
     return table
 
 
+class Measured(NamedTuple):
+    """What was found of a checkpoint, what it was made with, and the frames that its film names."""
+
+    evaluation: Evaluation
+    under_load: list[UnderLoad]
+    made: dict[str, Any]
+    frames: dict[str, NDArray[np.uint8]]
+
+
 def _measure(
-    checkpoint: Path, split: str, limit: int | None, overrides: tuple[str, ...]
-) -> tuple[Evaluation, dict[str, Any], dict[str, NDArray[np.uint8]]]:
-    """Return the evaluation, what it was made with, and the frames that its film names."""
+    checkpoint: Path, split: str, limit: int | None, overrides: tuple[str, ...], loads: list[float], empty_after: int
+) -> Measured:
     from edge_cnnlstm.training.checkpoint import REPORT, load_checkpoint, load_json, load_recipe_of
     from edge_cnnlstm.training.data.corpora import open_corpus
+    from edge_cnnlstm.training.drops import evaluate_drops
     from edge_cnnlstm.training.evaluate import evaluate as score
     from edge_cnnlstm.training.evaluate import torch_answer
     from edge_cnnlstm.training.recipe import dump_recipe
@@ -93,6 +124,9 @@ def _measure(
     items = corpus.splits[_split(split)]
     held_out = corpus.clips(items, training=False)
     found = score(torch_answer(model), held_out, model.config.heads, limit=limit, progress=True)
+    under_load = (
+        evaluate_drops(model, held_out, loads, empty_after=empty_after, limit=limit, progress=True) if loads else []
+    )
     trained = load_json(checkpoint / REPORT) if (checkpoint / REPORT).is_file() else {}
     made = {
         "data_digest": corpus.digest(),
@@ -100,7 +134,7 @@ def _measure(
         "trained_at": trained.get("commit"),
         "recipe": dump_recipe(recipe),
     }
-    return found, made, _frames(found, held_out)
+    return Measured(found, under_load, made, _frames(found, held_out))
 
 
 def _split(split: str) -> Split:
@@ -155,9 +189,15 @@ def _prepare(folder: Path) -> None:
 
 
 def _write_report(folder: Path, document: dict[str, Any], frames: dict[str, dict[str, NDArray[np.uint8]]]) -> None:
+    from edge_cnnlstm.report.drops import under_load
     from edge_cnnlstm.report.evaluation import evaluation_page
 
     write_json(folder / FILE, document)
     page = folder / "evaluation.html"
     page.write_text(evaluation_page(document, frames), encoding="utf-8")
-    console.print(f"Wrote [bold]{escape(str(page))}[/] and {FILE}")
+    written = [FILE]
+    if "drops" in document:
+        networks, main = document["drops"]["networks"], main_scores(document["networks"])
+        (folder / DROPS_FILE).write_bytes(under_load(networks, main))
+        written.append(DROPS_FILE)
+    console.print(f"Wrote [bold]{escape(str(page))}[/] and {' and '.join(written)}")

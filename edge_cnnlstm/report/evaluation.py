@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_cnnlstm.report import curves
+from edge_cnnlstm.report.drops import under_load
 from edge_cnnlstm.report.film import film_strip
 from edge_cnnlstm.report.page import page
-from edge_cnnlstm.report.scores import conditions, rows, score_name, shown
+from edge_cnnlstm.report.scores import conditions, main_scores, rows, shown, titled
 
 CONFUSIONS = 10
 FEW_LABELS = 20
@@ -43,6 +44,16 @@ class Chapter:
     worst: tuple[Picture, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What becomes of the networks when frames come too fast: a picture, the scores' names, and rows of them."""
+
+    picture: Picture
+    scores: tuple[str, ...]
+    rows: tuple[tuple[str, Mapping[str, Any], tuple[str, ...]], ...]
+    empties: bool
+
+
 def evaluation_page(document: Mapping[str, Any], films: Films) -> str:
     """Return the page for what `edge-cnnlstm evaluate` found, and the frames of the clips that went worst."""
     networks = document["networks"]
@@ -54,6 +65,7 @@ def evaluation_page(document: Mapping[str, Any], films: Films) -> str:
         rows=rows(networks),
         headline=[(head, name, value) for name, network in networks.items() for head, value in _headline(network)],
         compared=compared,
+        loaded=_loaded(document),
         chapters={
             name: [
                 _chapter(head, network, strips, lines=head not in compared)
@@ -65,15 +77,30 @@ def evaluation_page(document: Mapping[str, Any], films: Films) -> str:
     )
 
 
+def _loaded(document: Mapping[str, Any]) -> Loaded | None:
+    """Return the section about frames that come too fast, where `--drop` was asked for."""
+    if "drops" not in document:
+        return None
+    networks, main = document["drops"]["networks"], main_scores(document["networks"])
+    caption = (
+        "Every frame is judged by the latest answer at the end of its period. "
+        "Columns are policies, rows scores; a dashed line is the same network with its other memory."
+    )
+    return Loaded(
+        Picture("Frames that come too fast", under_load(networks, main), caption),
+        tuple(map(titled, main)),
+        tuple(
+            (name, row, tuple(shown(base, row["scores"].get(base)) for base in main))
+            for name, found in networks.items()
+            for row in found
+        ),
+        any(row["memory"] == "emptied" for found in networks.values() for row in found),
+    )
+
+
 def _headline(network: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the score that says most about each head."""
-    main = {"classify": "accuracy", "regress": "mae", "track": "iou"}
-    bases = [f"{name}.{main[head['task']]}" for name, head in network["heads"].items()]
-    return [
-        (f"{base.partition('.')[0]}: {score_name(base)}", shown(base, network["scores"][base]))
-        for base in bases
-        if base in network["scores"]
-    ]
+    return [(titled(base), shown(base, network["scores"][base])) for base in main_scores({"": network})]
 
 
 def _strips(network: Mapping[str, Any], frames: Mapping[str, NDArray[np.uint8]]) -> dict[str, bytes]:

@@ -24,6 +24,8 @@ NAMES = {
     "presence_accuracy": "presence accuracy",
     "presence_f1": "presence F1",
 }
+MAIN = {"classify": "accuracy", "regress": "mae", "track": "iou"}
+"""The score that says most about each task."""
 SHARES = {"accuracy", "top3", "top5", "f1", "calibration_error", "precision", "presence_accuracy", "presence_f1"}
 
 
@@ -60,6 +62,17 @@ def rows(networks: Mapping[str, Mapping[str, Any]]) -> list[Row]:
         for name, network in networks.items()
         if base in _bases(network)
     ]
+
+
+def main_scores(networks: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the score that says most about each head of these evaluations, where any of them has it."""
+    bases = [f"{name}.{MAIN[head['task']]}" for network in networks.values() for name, head in network["heads"].items()]
+    return [base for base in dict.fromkeys(bases) if any(base in network["scores"] for network in networks.values())]
+
+
+def titled(base: str) -> str:
+    """Return what people call a score and its head, such as "digit: accuracy"."""
+    return f"{_head(base)}: {score_name(base)}"
 
 
 def score_name(base: str) -> str:

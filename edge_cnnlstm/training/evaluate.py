@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -29,9 +29,11 @@ TOGETHER = 256
 """Clips that are scored at a time."""
 
 Arrays = Mapping[str, NDArray[np.generic]]
-Answer = Callable[[NDArray[np.uint8]], Mapping[str, NDArray[np.float32]]]
-"""Frames of one clip, uint8 [time, height, width, 3], to the network's outputs by their names in the graph,
-float32 [time, …]. It starts from an empty memory each time."""
+Outputs = Mapping[str, NDArray[np.float32]]
+"""What a network says of the frames of one clip, by the names of its outputs in the graph, [time, …] each."""
+Answer = Callable[[NDArray[np.uint8]], Outputs]
+"""Frames of one clip, uint8 [time, height, width, 3], to the network's outputs. It starts from an empty memory each
+time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ def torch_answer(model: CnnLstm) -> Answer:
     """Return the trained network as something that `evaluate` can ask."""
 
     @torch.inference_mode()
-    def answer(frames: NDArray[np.uint8]) -> Mapping[str, NDArray[np.float32]]:
+    def answer(frames: NDArray[np.uint8]) -> Outputs:
         empty = model.initial_state()
         outputs, _ = model.sequence(torch.from_numpy(frames)[None].to(empty.h.device), empty)
         return {name: values[0].float().cpu().numpy() for name, values in outputs.items()}
@@ -79,21 +81,9 @@ def evaluate(
     Raises DataError when there is no clip, when the clips do not tell what these heads are asked, when nothing is
     known about any of them, or when the network answers NaN or infinity.
     """
-    count = len(clips) if limit is None else min(limit, len(clips))
-    if count < 1:
-        raise DataError("no clip to score", expected="one or more", fix="choose another split, or add clips")
-    if not isinstance(clips, Sequence):
-        _check_heads(heads, clips.heads)
-    indices = track(
-        range(count), "Scoring", console=Console(stderr=True), transient=True, disable=not progress, total=count
-    )
-    answered = [_answered(answer, _clip(clips, index), heads) for index in indices]
-    conditions = tuple(dict.fromkeys(name for clip in answered for name in clip.conditions))
-    scores = _scores(answered, heads, conditions)
-    if not scores:
-        raise DataError(
-            f"nothing is known about {count} clips", expected="truth to compare with", fix="choose another split"
-        )
+    answered = [compared(answer(clip.frames), clip, heads) for clip in asked(clips, heads, limit, progress=progress)]
+    count, conditions = len(answered), _conditions(answered)
+    scores = scores_of(answered, heads)
     found = {head.name: details(head, answered) for head in heads}
     worst = sorted({row["clip"] for head in found.values() for row in head["worst"]})
     return Evaluation(
@@ -106,8 +96,20 @@ def evaluate(
     )
 
 
-def _clip(clips: ClipSet | Sequence[Clip], index: int) -> Clip:
-    return clips[index] if isinstance(clips, Sequence) else clips.clip(index)
+def asked(
+    clips: ClipSet | Sequence[Clip], heads: tuple[HeadConfig, ...], limit: int | None, *, progress: bool
+) -> Iterator[Clip]:
+    """Yield every clip, or the first `limit`; raises DataError when there is none, or they do not tell of the heads."""
+    count = len(clips) if limit is None else min(limit, len(clips))
+    if count < 1:
+        raise DataError("no clip to score", expected="one or more", fix="choose another split, or add clips")
+    if not isinstance(clips, Sequence):
+        _check_heads(heads, clips.heads)
+    indices = track(
+        range(count), "Scoring", console=Console(stderr=True), transient=True, disable=not progress, total=count
+    )
+    for index in indices:
+        yield clips[index] if isinstance(clips, Sequence) else clips.clip(index)
 
 
 def _check_heads(asked: tuple[HeadConfig, ...], told: tuple[HeadConfig, ...]) -> None:
@@ -127,8 +129,8 @@ def _described(head: HeadConfig) -> str:
     return f"{head.name!r} ({head.task}{': ' if labels else ''}{', '.join(labels)})"
 
 
-def _answered(answer: Answer, clip: Clip, heads: tuple[HeadConfig, ...]) -> Answered:
-    outputs = answer(clip.frames)
+def compared(outputs: Outputs, clip: Clip, heads: tuple[HeadConfig, ...]) -> Answered:
+    """Return a clip with what the network said of each of its frames; raises DataError as `evaluate` does."""
     for name, values in outputs.items():
         if not np.isfinite(values).all():
             raise DataError(
@@ -144,7 +146,7 @@ def _answered(answer: Answer, clip: Clip, heads: tuple[HeadConfig, ...]) -> Answ
                     expected=f"truth for the head {head.name!r}",
                     fix="evaluate on clips with the labels that the network was trained on",
                 )
-    asked = due(heads, {name: torch.from_numpy(values)[None] for name, values in clip.truth.items()})
+    counted = due(heads, {name: torch.from_numpy(values)[None] for name, values in clip.truth.items()})
     hidden = clip.conditions.get("hidden")
     soon = {} if hidden is None else {f"hidden_{SOON}": hidden & (hidden_for(hidden) <= SOON)}
     return Answered(
@@ -153,12 +155,14 @@ def _answered(answer: Answer, clip: Clip, heads: tuple[HeadConfig, ...]) -> Answ
         width=clip.frames.shape[2],
         outputs=outputs,
         truth=clip.truth,
-        asked={name: values[0].numpy() for name, values in asked.items()},
+        asked={name: values[0].numpy() for name, values in counted.items()},
         conditions={**clip.conditions, **soon},
     )
 
 
-def _scores(clips: Sequence[Answered], heads: tuple[HeadConfig, ...], conditions: tuple[str, ...]) -> dict[str, float]:
+def scores_of(clips: Sequence[Answered], heads: tuple[HeadConfig, ...]) -> dict[str, float]:
+    """Return the scores by name; raises DataError when nothing is known about any of these clips."""
+    conditions = _conditions(clips)
     meters = Meters(heads, clips[0].height, clips[0].width)
     for start in range(0, len(clips), TOGETHER):
         some = clips[start : start + TOGETHER]
@@ -168,7 +172,16 @@ def _scores(clips: Sequence[Answered], heads: tuple[HeadConfig, ...], conditions
             _stacked([clip.truth for clip in some]),
             _stacked([{**empty, **clip.conditions} for empty, clip in zip(nowhere, some, strict=True)]),
         )
-    return meters.compute()
+    scores = meters.compute()
+    if not scores:
+        raise DataError(
+            f"nothing is known about {len(clips)} clips", expected="truth to compare with", fix="choose another split"
+        )
+    return scores
+
+
+def _conditions(clips: Sequence[Answered]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for clip in clips for name in clip.conditions))
 
 
 def _stacked(clips: Sequence[Arrays]) -> dict[str, torch.Tensor]:

@@ -37,7 +37,9 @@ class FitConfig(Section):
     `learning_rate` is the peak where a schedule moves it. `gradient_clip` is the largest norm of all gradients
     together (0: not clipped). `window` is how many frames the gradient runs back through in a longer clip, whose
     memory is carried on (0: the whole clip). `carry` is the share of clips that begin with what another clip left in
-    the memory, as a stream does at a scene cut. `cell_penalty` weighs the mean square of the cell state after the
+    the memory, as a stream does at a scene cut. `missed` is the largest share of a clip's frames that are left out in
+    training, as a stream lacks those that came while the network was busy: each clip's own is drawn from 0 to it, and
+    a network with `model.dt_input` is told of them. `cell_penalty` weighs the mean square of the cell state after the
     last frame (of each window), which would otherwise grow without bound in a long stream. `weights` multiply the
     heads' losses.
 
@@ -56,6 +58,7 @@ class FitConfig(Section):
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     window: int = Field(default=0, ge=0)
     carry: float = Field(default=0.0, ge=0, le=1)
+    missed: float = Field(default=0.0, ge=0, lt=1)
     cell_penalty: float = Field(default=0.0, ge=0)
     weights: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(default_factory=dict)
     monitor: str = "loss"

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from edge_cnnlstm.cli.drops import parsed_loads
 from edge_cnnlstm.cli.evaluate import evaluate
 from edge_cnnlstm.errors import CheckpointError, ConfigError, DataError
 from edge_cnnlstm.training.checkpoint import save_checkpoint, save_recipe
@@ -127,6 +128,51 @@ def test_folders_of_one_name_are_told_apart(folder: Path, tmp_path: Path) -> Non
     assert names == [str(folder / "checkpoint"), str(other)]
     with pytest.raises(ConfigError, match="twice"):
         evaluate([other, other])
+
+
+def test_late_frames_are_scored_by_policy(folder: Path, tmp_path: Path) -> None:
+    networks = {"checkpoint": {"kept", "emptied"}, "cnn-only": {"none"}}
+    evaluate([folder / name for name in networks], clips=2, drop="50,0", destination=tmp_path / "drops.json")
+
+    document = json.loads((tmp_path / "drops.json").read_text())
+    assert document["drops"]["empty_after"] == 2
+    for name, memories in networks.items():
+        rows = document["drops"]["networks"][name]
+        assert len(rows) == 2 * 3 * len(memories)
+        assert {row["memory"] for row in rows} == memories
+        assert [row["load"] for row in rows[:2]] == [0, 0.5]
+        for row in rows:
+            unharmed = row["scores"] == document["networks"][name]["scores"]
+            assert unharmed == (row["load"] == 0)
+
+
+def test_late_frames_have_a_picture_and_a_section(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluate([folder / "tracker"], clips=1, drop="0,30", empty_after=3, report=tmp_path)
+
+    page = (tmp_path / "evaluation.html").read_text(encoding="utf-8")
+    assert (tmp_path / "drops.png").read_bytes().startswith(b"\x89PNG")
+    assert "Frames that come too fast" in page
+    assert "emptied is so after 3 missed frames in a row" in page
+    printed = capsys.readouterr().out
+    for column in ("skip-k", "emptied", "30%", "settled"):
+        assert column in printed
+
+
+def test_nothing_is_said_of_late_frames_unless_it_is_asked(folder: Path, evaluation: Any) -> None:
+    assert "drops" not in evaluation
+
+
+@pytest.mark.parametrize("drop", ["120", "100", "a", "-5", "", "0,,10", "nan", "10%"])
+def test_a_share_of_frames_is_a_percentage(folder: Path, drop: str) -> None:
+    with pytest.raises(ConfigError, match="is no share of frames") as raised:
+        evaluate([folder / "nothing"], drop=drop)
+    assert "--drop 0,10,20,30,50" in str(raised.value)
+
+
+def test_shares_are_sorted_and_each_is_measured_once() -> None:
+    assert parsed_loads("50, 0,12.5,50") == [0, 0.125, 0.5]
 
 
 def test_bad_input_is_named(folder: Path, tmp_path: Path) -> None:

@@ -94,6 +94,72 @@ def test_workers_change_nothing() -> None:
     assert_same(alone.state_dict(), helped.state_dict())
 
 
+MISSED = ("fit.missed=0.7", "model.dt_input=true", "fit.window=2")
+
+
+def test_workers_miss_the_same_frames() -> None:
+    alone, helped = (fit(quick(*MISSED, f"fit.workers={workers}"), progress=False).model for workers in (0, 2))
+
+    assert_same(alone.state_dict(), helped.state_dict())
+    assert alone.missed.weight.abs().sum() > 0
+
+
+def test_a_resumed_training_misses_what_it_would_have_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = quick(*MISSED)
+    whole = fit(recipe, progress=False)
+    interrupted = disturbed(recipe, lambda drawn: signal.raise_signal(signal.SIGINT) if drawn == 45 else None)
+    with monkeypatch.context() as patched:
+        patched.setattr(run, "open_corpus", lambda *_: interrupted)
+        with pytest.raises(InterruptedTraining):
+            run.train(recipe, tmp_path, progress=False)
+
+    resumed = run.resume(tmp_path, progress=False)
+
+    assert_same(resumed.model.state_dict(), whole.model.state_dict())
+    assert resumed.history == whole.history
+
+
+@pytest.mark.parametrize("dt_input", [True, False])
+def test_only_a_network_with_dt_input_is_told_and_only_in_training(
+    dt_input: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also from window to window: only the first frame of a clip follows on none."""
+    told: list[torch.Tensor | None] = []
+    roll = CnnLstm.roll
+
+    def watched(self: CnnLstm, features: torch.Tensor, state: Any, dt: torch.Tensor | None = None) -> Any:
+        told.append(dt)
+        return roll(self, features, state, dt)
+
+    monkeypatch.setattr(CnnLstm, "roll", watched)
+    stages, rate = "fit.stages=[{epochs=1, batch=32}]", "model.frame_rate=10"
+    settings = ("fit.missed=0.8", stages, rate, "fit.window=3", "fit.schedule=constant", "fit.carry=1")
+    fit(quick(*settings, f"model.dt_input={str(dt_input).lower()}"), progress=False)
+
+    *windows, validation = told
+    assert validation is None
+    if not dt_input:
+        assert windows == [None, None]
+        return
+    first, second = (window for window in windows if window is not None)
+    assert first.shape == second.shape == (32, 3, 1)
+    assert not first[:, 0].any()
+    assert (second[:, 0] >= 0.0999).all()
+    periods = torch.cat([first, second], dim=1) * 10
+    torch.testing.assert_close(periods, periods.round())
+    assert (periods > 1).any()
+
+
+def test_a_network_that_is_told_of_missed_frames_must_miss_some(caplog: pytest.LogCaptureFixture) -> None:
+    fit(quick("model.dt_input=true", "fit.stages=[{epochs=1, batch=8}]", "fit.schedule=constant"), progress=False)
+    assert "fit.missed" in caplog.text
+    with pytest.raises(ConfigError, match=r"fit\.missed"):
+        recipe_from(QUICK, ["fit.missed=1"])
+    single = recipe_from({"model": {"preset": "reference", "scan": "rows"}, "data": {"kind": "digit-images"}})
+    with pytest.raises(ConfigError, match=r"fit\.missed with a network that scans"):
+        fit(single.model_copy(update={"fit": single.fit.model_copy(update={"missed": 0.5})}), progress=False)
+
+
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
 def test_every_optimizer_and_schedule_lowers_the_loss(optimizer: str, schedule: str) -> None:

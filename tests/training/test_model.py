@@ -19,7 +19,7 @@ from edge_cnnlstm.training.config import (
     preset_config,
 )
 from edge_cnnlstm.training.data.occluded_digits import HEADS
-from edge_cnnlstm.training.model import CnnLstm, State
+from edge_cnnlstm.training.model import MOST_MISSED, CnnLstm, State
 
 
 def random_frames(batch: int, time: int, seed: int = 0) -> torch.Tensor:
@@ -50,6 +50,77 @@ def test_step_repeated_is_the_sequence(layers: int) -> None:
         torch.testing.assert_close(torch.stack([step[name] for step in steps], 1), values, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(state.h, last.h, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(state.c, last.c, rtol=1e-5, atol=1e-5)
+
+
+def told(layers: int = 1, frame_rate: float = 30.0) -> CnnLstm:
+    """A network that has learnt that missed frames matter."""
+    torch.manual_seed(1)
+    config = ModelConfig.model_validate(
+        {"preset": "nano", "layers": layers, "dt_input": True, "frame_rate": frame_rate, "heads": HEADS}
+    )
+    model = CnnLstm(config).eval()
+    with torch.no_grad():
+        model.missed.weight.normal_()
+    return model
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_step_repeated_is_the_sequence_when_it_is_told_the_time_too(layers: int) -> None:
+    model, frames = told(layers), random_frames(batch=3, time=6)
+    start = random_state(model, 3)
+    dt = torch.tensor([[0, 1, 3, 1, 20, 2], [1, 1, 1, 1, 1, 1], [0, 5, 1, 1, 2, 9]])[..., None] / 30
+
+    with torch.inference_mode():
+        together, last = model.sequence(frames, start, dt)
+        state, steps = start, []
+        for time in range(6):
+            outputs, state = model.step(frames[:, time], state, dt[:, time])
+            steps.append(outputs)
+        ignorant, _ = model.sequence(frames, start)
+
+    for name, values in together.items():
+        torch.testing.assert_close(torch.stack([step[name] for step in steps], 1), values, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(state.c, last.c, rtol=1e-5, atol=1e-5)
+    changed = (together["digit_logits"] != ignorant["digit_logits"]).any(-1)
+    assert changed.tolist() == [[False, False, *[True] * 4], [False] * 6, [False, *[True] * 5]]
+
+
+@pytest.mark.parametrize("frame_rate", [23.976, 24, 25, 29.97, 30, 50, 59.94, 60, 120])
+def test_a_frame_that_follows_the_one_before_is_as_if_nothing_were_told(frame_rate: float) -> None:
+    model, frames = told(frame_rate=frame_rate), random_frames(batch=1, time=1)[:, 0]
+    start = random_state(model, 1)
+
+    with torch.inference_mode():
+        expected, memory = model.step(frames, start)
+        for periods in (0, 0.4, 1):
+            outputs, state = model.step(frames, start, torch.full((1, 1), periods) / frame_rate)
+            assert torch.equal(outputs["digit_logits"], expected["digit_logits"])
+            assert torch.equal(state.c, memory.c)
+
+
+def test_longer_gaps_than_the_longest_make_no_difference() -> None:
+    model, frames = told(), random_frames(batch=1, time=1)[:, 0]
+    start = random_state(model, 1)
+
+    with torch.inference_mode():
+        longest, longer, shorter = (
+            model.step(frames, start, torch.full((1, 1), (1 + missed) / 30))[0]["digit_logits"]
+            for missed in (MOST_MISSED, 1000, 10)
+        )
+
+    torch.testing.assert_close(longest, longer)
+    assert not torch.equal(longest, shorter)
+
+
+def test_what_missed_frames_mean_can_be_learnt() -> None:
+    model = told()
+
+    outputs, _ = model.sequence(
+        random_frames(batch=1, time=3), model.initial_state(), torch.tensor([[[0.0], [0.1], [0.1]]])
+    )
+    outputs["target_box"].sum().backward()
+
+    assert model.missed.weight.grad.abs().sum() > 0
 
 
 def test_a_cell_agrees_with_torchs_own_lstm_cell() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -31,6 +32,8 @@ from edge_cnnlstm.training.recipe import FitConfig
 
 MINIMUM_CYCLE = 8
 """Fewer batches do not make a one-cycle schedule."""
+
+logger = logging.getLogger("edge_cnnlstm.training")
 
 OnEpoch = Callable[[int, dict[str, float]], None]
 
@@ -85,6 +88,7 @@ class Learner(lightning.LightningModule):  # type: ignore[misc]  # skipped: its 
             stage.batch,
             epoch=position.epoch,
             frames=stage.frames,
+            missing=self.config.missed,
             seed=self.seed,
             rank=self.global_rank,
             world=self.trainer.world_size,
@@ -113,7 +117,8 @@ class Learner(lightning.LightningModule):  # type: ignore[misc]  # skipped: its 
 
     def training_step(self, batch: Batch) -> None:
         torch.manual_seed(_draw(self.seed, self.progress.position.step, self.global_rank))
-        frames, truth = continued(batch, self._longest(batch[0].shape[1]))
+        frames, truth, periods = continued(batch, self._longest(batch.frames.shape[1]))
+        dt = periods / self.model.config.frame_rate if self.model.config.dt_input else None
         whole = tasks.due(self.heads, truth)
         optimizer = self.optimizers()
         optimizer.zero_grad()
@@ -122,9 +127,10 @@ class Learner(lightning.LightningModule):  # type: ignore[misc]  # skipped: its 
         for begin in range(0, frames.shape[1], window):
             part = slice(begin, begin + window)
             truth = {name: values[:, part] for name, values in whole.items()}
-            loss, after = self._loss(frames[:, part], state, truth, whole)
+            since = None if dt is None else dt[:, part]
+            loss, after = self._loss(frames[:, part], state, since, truth, whole)
             if not torch.isfinite(loss):
-                layer = first_unsound_layer(self.model, frames[:, part], state)
+                layer = first_unsound_layer(self.model, frames[:, part], state, since)
                 raise self._diverged(f"the loss is {loss.item()}", layer)
             self.manual_backward(loss)
             state, total = State(after.h.detach(), after.c.detach()), total + loss.item()
@@ -141,7 +147,7 @@ class Learner(lightning.LightningModule):  # type: ignore[misc]  # skipped: its 
                 torch.distributed.broadcast(buffer, 0)
 
     def validation_step(self, batch: Batch) -> None:
-        frames, truth = batch[0], tasks.due(self.heads, batch[1])
+        frames, truth = batch.frames, tasks.due(self.heads, batch.truth)
         features = self.model.features(frames)
         with torch.autocast(self.device.type, enabled=False):
             outputs, _ = self.model.roll(features.float(), self.model.initial_state(len(frames)))
@@ -149,7 +155,7 @@ class Learner(lightning.LightningModule):  # type: ignore[misc]  # skipped: its 
         if not torch.isfinite(loss):
             layer = first_unsound_layer(self.model, frames, self.model.initial_state(len(frames)))
             raise self._diverged(f"the validation loss is {loss.item()}", layer)
-        self.meters.update(outputs, batch[1])
+        self.meters.update(outputs, batch.truth)
         self.validation_loss.update(loss, weight=len(frames))
 
     def on_validation_epoch_end(self) -> None:
@@ -242,11 +248,13 @@ class Learner(lightning.LightningModule):  # type: ignore[misc]  # skipped: its 
         keep = (torch.rand(1, clips, 1) < self.config.carry).float().to(self.device)
         return State(self.carried.h.roll(1, dims=1) * keep, self.carried.c.roll(1, dims=1) * keep)
 
-    def _loss(self, frames: Tensor, state: State, truth: tasks.Truth, whole: tasks.Truth) -> tuple[Tensor, State]:
+    def _loss(
+        self, frames: Tensor, state: State, dt: Tensor | None, truth: tasks.Truth, whole: tasks.Truth
+    ) -> tuple[Tensor, State]:
         features = self.model.features(frames)
         # The memory is trained in the precision that it is run in: c and what acts on it stay in FP32.
         with torch.autocast(self.device.type, enabled=False):
-            outputs, after = self.model.roll(features.float(), state)
+            outputs, after = self.model.roll(features.float(), state, dt)
             loss = self._weighted(outputs, truth, whole)
             if self.config.cell_penalty and self.model.config.layers:
                 share = frames.shape[1] / next(iter(whole.values())).shape[1]
@@ -311,13 +319,15 @@ def _check_settings(config: FitConfig, model: ModelConfig) -> None:
                 fix=nearest(name, heads),
             )
     higher_is_better(config.monitor)
-    idle = [name for name in ("window", "carry", "cell_penalty") if getattr(config, name)]
+    idle = [name for name in ("window", "carry", "missed", "cell_penalty") if getattr(config, name)]
     if model.scan == "rows" and idle:
         raise ConfigError(
             f"fit.{idle[0]} with a network that scans the rows of single images",
             expected="nothing that is carried from frame to frame",
             fix=f"leave fit.{idle[0]} out",
         )
+    if model.dt_input and not config.missed:
+        logger.warning("model.dt_input learns nothing: no frame is ever missed in training; see fit.missed")
 
 
 def _draw(*words: int) -> int:

@@ -8,7 +8,7 @@ from torch import Tensor
 from edge_cnnlstm.training.model import CnnLstm, State
 
 
-def first_unsound_layer(model: CnnLstm, frames: Tensor, state: State) -> str:
+def first_unsound_layer(model: CnnLstm, frames: Tensor, state: State, dt: Tensor | None = None) -> str:
     """Return the name of the first layer whose output is not finite on these frames; "the loss" when all are."""
     found: list[str] = []
 
@@ -22,7 +22,7 @@ def first_unsound_layer(model: CnnLstm, frames: Tensor, state: State) -> str:
 
     hooks = [watch(name, layer) for name, layer in model.named_modules() if not list(layer.children())]
     with torch.no_grad():
-        model.sequence(frames, state)
+        model.sequence(frames, state, dt)
     for hook in hooks:
         hook.remove()
     return found[0] if found else "the loss"

@@ -79,10 +79,11 @@ def test_short_clips_go_on_with_their_last_frame_about_which_nothing_is_known() 
         {"kind": np.array([2]), "target_box": np.ones((1, 4), np.float32)},
     )
 
-    frames, truth = collate([long, short])
+    frames, truth, periods = collate([long, short])
 
     assert frames.shape == (2, 3, 2, 2, 3)
     assert (frames[1] == 7).all()
+    assert periods[..., 0].tolist() == [[0, 1, 1], [0, 1, 1]]
     assert truth["kind"].tolist() == [[1, 1, 1], [2, UNKNOWN, UNKNOWN]]
     assert torch.isnan(truth["target_box"][1, 1:]).all()
 

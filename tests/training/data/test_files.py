@@ -174,7 +174,7 @@ def test_workers_and_the_cache_change_nothing(
         clips = all_clips(cached, training=True)
         for epoch in range(3):
             alone, together = loaded(plain, epoch, 0), loaded(clips, epoch, workers)
-            for (frames, truth), (other_frames, other_truth) in zip(alone, together, strict=True):
+            for (frames, truth, _), (other_frames, other_truth, _) in zip(alone, together, strict=True):
                 assert torch.equal(frames, other_frames)
                 assert torch.equal(truth["label"], other_truth["label"])
         assert cached.skipped == ("right/broken.mp4",)
@@ -186,11 +186,11 @@ def test_what_workers_decode_is_still_there_for_the_workers_of_the_next_epoch(
     classes: Path, network: NetworkConfig
 ) -> None:
     corpus = opened(classes, network, cache_mib=16)
-    first = [frames for frames, _ in loaded(all_clips(corpus, training=True), 0, 2)]
+    first = [batch.frames for batch in loaded(all_clips(corpus, training=True), 0, 2)]
     for label in ("left", "right"):
         for path in (classes / label).iterdir():
             path.write_bytes(b"gone")
-    again = [frames for frames, _ in loaded(all_clips(corpus, training=True), 0, 2)]
+    again = [batch.frames for batch in loaded(all_clips(corpus, training=True), 0, 2)]
     assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
 
 
@@ -206,10 +206,10 @@ def test_held_out_clips_are_kept_too(classes: Path, network: NetworkConfig) -> N
 def test_a_corpus_travels_into_spawned_workers_with_its_cache(classes: Path, network: NetworkConfig) -> None:
     corpus = opened(classes, network, cache_mib=16)
     clips = all_clips(corpus, training=True)
-    spawned = [frames for frames, _ in loaded(clips, 0, 1, multiprocessing_context="spawn")]
+    spawned = [batch.frames for batch in loaded(clips, 0, 1, multiprocessing_context="spawn")]
     for path in classes.glob("*/*"):
         path.write_bytes(b"gone")
-    kept = [frames for frames, _ in loaded(clips, 0, 0)]
+    kept = [batch.frames for batch in loaded(clips, 0, 0)]
     assert all(torch.equal(one, other) for one, other in zip(spawned, kept, strict=True))
 
 
@@ -336,7 +336,7 @@ def test_videos_of_different_sizes_make_one_batch(
     for label in ("a", "b"):
         for number, (height, width) in enumerate([(48, 64), (64, 48), (16, 16), (120, 160)]):
             film(tmp_path / label / f"{number}.mp4", height=height, width=width)
-    frames, _ = ClipBatches(all_clips(opened(tmp_path, network), training=False), 8)[0]
+    frames, _, _ = ClipBatches(all_clips(opened(tmp_path, network), training=False), 8)[0]
     assert frames.shape == (8, 4, 24, 32, 3)
     assert numbers(frames.numpy()) == [[4, 5, 6, 7]] * 8
 

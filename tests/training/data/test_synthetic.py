@@ -290,7 +290,7 @@ def test_no_single_frame_tells_the_gesture_even_to_a_fitted_classifier() -> None
 
 def test_the_last_frame_is_asked_and_the_first_digit_is_the_answer() -> None:
     made_of = corpus("recall")
-    frames, truth = ClipBatches(made_of.clips(made_of.splits["train"], training=True), 8, seed=0)[0]
+    frames, truth, _ = ClipBatches(made_of.clips(made_of.splits["train"], training=True), 8, seed=0)[0]
 
     asked = due(made_of.heads, truth)["digit"]
 
