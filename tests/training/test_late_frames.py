@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edge_cnnlstm.runtime import pipeline
+from edge_cnnlstm.runtime import mailbox
 from edge_cnnlstm.training import late_frames
 from edge_cnnlstm.training.late_frames import (
     POLICIES,
@@ -110,4 +110,4 @@ def test_a_stream_that_queues_ends_up_a_queue_behind_and_others_do_not() -> None
 
 
 def test_the_queue_is_the_runtimes() -> None:
-    assert pipeline.QUEUE_FRAMES == QUEUE_FRAMES
+    assert mailbox.QUEUE_FRAMES == QUEUE_FRAMES
