@@ -25,6 +25,7 @@ from edge_cnnlstm.errors import (
     ExportError,
     FrameError,
     ParityError,
+    SinkError,
     SourceError,
     ThreadError,
 )
@@ -62,6 +63,7 @@ __all__ = [
     "Pipeline",
     "Prediction",
     "Regression",
+    "SinkError",
     "SourceError",
     "StateRules",
     "Stream",

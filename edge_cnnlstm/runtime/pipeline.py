@@ -8,14 +8,14 @@ import threading
 import time
 from collections.abc import AsyncIterator, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import closing
 
 from edge_cnnlstm.errors import ClosedError, FrameError
 from edge_cnnlstm.runtime.frame import Frame
 from edge_cnnlstm.runtime.mailbox import Counts, Mailbox, Policy
 from edge_cnnlstm.runtime.prediction import Prediction
 from edge_cnnlstm.runtime.realtime import MARGIN_NS, OFF, Realtime, Rhythm
-from edge_cnnlstm.runtime.sinks.base import Sink
+from edge_cnnlstm.runtime.sinks.base import FanOut, Sink
 from edge_cnnlstm.runtime.sources.base import Source
 from edge_cnnlstm.runtime.stream import Stream
 
@@ -51,12 +51,9 @@ class Pipeline:
 
     def run(self, *sinks: Sink) -> Counts:
         """Give every prediction to every sink until the source ends or `stop` is called; then close the sinks."""
-        with ExitStack() as closing:
-            for sink in sinks:
-                closing.callback(sink.close)
+        with closing(FanOut(*sinks)) as sink:
             for frame, prediction in self:
-                for sink in sinks:
-                    sink.write(frame, prediction)
+                sink.write(frame, prediction)
         return self.counts
 
     def __iter__(self) -> Generator[tuple[Frame, Prediction], None, None]:
