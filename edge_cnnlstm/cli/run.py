@@ -89,7 +89,8 @@ def run(
         camera = open_source(source, fit=stream.fit, rate=rate, spin_us=timing.spin_us)
         stack.callback(camera.close)
         # A recording read as fast as possible has no newest frame; anything with a clock has.
-        policy = policy or ("newest" if rate is not None or camera.live else "every")
+        if policy is None:
+            policy = "newest" if rate is not None or camera.live else "every"
         pipeline = Pipeline(camera if frames is None else First(camera, frames), stream, policy, realtime=timing)
         stack.callback(pipeline.close)
         outputs.prepare()

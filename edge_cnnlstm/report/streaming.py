@@ -80,6 +80,8 @@ def _limits(account: Mapping[str, Any]) -> Iterator[str]:
         yield "A recording was replayed: no camera, and none of the load that one puts on the machine, is in it."
     else:
         yield "Frames came as fast as the file was read, not as a camera sends them: ages are mostly time in a queue."
+    if account["policy"].startswith("skip-"):
+        yield f"{account['policy']} drops frames by choice: those are no sign of a machine that is too slow."
     telemetry = account["telemetry"]
     if telemetry is None:
         yield "Nothing watched the machine: whether heat or power slowed it down meanwhile is not known."

@@ -20,6 +20,8 @@ from edge_cnnlstm.report.ages import Histogram, frames_below, round_step
 from edge_cnnlstm.report.drawing import BLUE, INK, MUTED, PURPLE, SERIES, SKY, STYLE, VERMILION, png, shortened
 
 BARS = 72
+FEW = 1000
+"""Of fewer frames each is drawn whole, though its bucket reaches into the next bar."""
 TAIL = 8
 """A largest value beyond so many medians asks for a logarithmic axis, and so does a highest bar of so many frames."""
 ROOM = 0.56
@@ -128,7 +130,9 @@ def _edges(account: Account) -> tuple[NDArray[np.float64], bool]:
 
 
 def _draw_histogram(axes: Axes, histogram: Histogram, edges: NDArray[np.float64], *, stretched: bool) -> None:
-    counts = np.diff(frames_below(histogram, edges))
+    uppers, frames = np.array(histogram).T
+    few = frames.sum() < FEW
+    counts = np.histogram(uppers / 1e6, edges, weights=frames)[0] if few else np.diff(frames_below(histogram, edges))
     top = float(counts.max())
     axes.stairs(counts, edges, fill=True, color=BLUE, baseline=0)
     axes.spines["left"].set_bounds(0 if top <= TAIL else 0.5, top)
