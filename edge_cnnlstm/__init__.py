@@ -25,6 +25,7 @@ from edge_cnnlstm.errors import (
     ExportError,
     FrameError,
     ParityError,
+    SinkError,
     SourceError,
     ThreadError,
 )
@@ -66,6 +67,7 @@ __all__ = [
     "Prediction",
     "Realtime",
     "Regression",
+    "SinkError",
     "SourceError",
     "StateRules",
     "Stream",

@@ -10,6 +10,7 @@
     │   └── ParityError    a graph that does not compute what the trained network computes
     ├── BundleError        a bundle that is missing, damaged, or not what its manifest says
     ├── SourceError        a camera, video or folder that cannot be opened or read
+    ├── SinkError          a file that predictions cannot be written to
     ├── FrameError         a frame that the network was not made for; the state is untouched
     ├── BackendError       an engine that failed to load or to run; the state is untouched
     ├── ThreadError        a stream used by two threads at once; nothing was changed
@@ -73,6 +74,10 @@ class BundleError(EdgeError):
 
 class SourceError(EdgeError):
     """A camera, video or folder that cannot be opened or read."""
+
+
+class SinkError(EdgeError):
+    """A file that predictions cannot be written to."""
 
 
 class FrameError(EdgeError):

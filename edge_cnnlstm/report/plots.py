@@ -16,6 +16,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from edge_cnnlstm.errors import SourceError
+from edge_cnnlstm.report.ages import Histogram, frames_below, round_step
 from edge_cnnlstm.report.drawing import (
     BLUE,
     INK,
@@ -35,7 +36,6 @@ from edge_cnnlstm.report.drawing import (
     write_below,
 )
 from edge_cnnlstm.report.gather import TRUTH, VIDEO, Predicted, Run, Truth, scenes, unusable
-from edge_cnnlstm.runtime.histogram import SUB_BITS
 from edge_cnnlstm.runtime.optional import load_cv2
 from edge_cnnlstm.runtime.sources.video import open_capture
 
@@ -49,9 +49,6 @@ BINS = 80
 BOXES = "boxes: solid, the network says in sight; dashed, it says hidden; white, the truth"
 LABEL_GAP = 0.2
 """Least distance between the labels of two curves, as a share of the accuracy axis."""
-
-Histogram = Sequence[tuple[int, int]]
-"""(upper edge in nanoseconds, frames) of each bucket of `runtime.histogram.Histogram` that is not empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,9 +198,9 @@ def _draw_latency(axes: Axes, stream: dict[str, Any], histogram: Histogram) -> N
     p50, p99, largest = (stream["age_ms"][name] for name in ("p50", "p99", "max"))
     deadline, near = stream["deadline_ms"], deadline_in_view(stream)
     end = max(1.5 * p99, 1.1 * deadline if near else 0)
-    width = _round_step(end / BINS)
+    width = round_step(end / BINS)
     edges = np.arange(math.ceil(end / width) + 1) * width
-    counts = np.diff(_frames_below(histogram, edges))
+    counts = np.diff(frames_below(histogram, edges))
     axes.stairs(counts, edges, fill=True, color=MEMORY)
     top = float(counts.max())
     axes.set(xlim=(0, edges[-1]), ylim=(0, 1.5 * top), ylabel=f"frames per {width:g} ms")
@@ -242,25 +239,6 @@ def deadline_in_view(stream: dict[str, Any]) -> bool:
     """Whether the deadline is near enough to the latencies to be drawn beside them."""
     deadline, p99 = stream["deadline_ms"], stream["age_ms"]["p99"]
     return deadline is not None and p99 is not None and deadline <= 3 * p99
-
-
-def _frames_below(histogram: Histogram, edges_ms: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return how many frames are younger than each edge, as if spread evenly over their bucket.
-
-    The buckets are narrower than the bars and do not line up with them; counting whole buckets would make teeth.
-    """
-    uppers = np.array([upper for upper, _ in histogram], float)
-    widths = np.array([1 << max(0, upper.bit_length() - SUB_BITS - 1) for upper, _ in histogram], float)
-    reached = np.cumsum([count for _, count in histogram], dtype=float)
-    places = np.column_stack([uppers + 1 - widths, uppers + 1]).ravel()
-    values = np.column_stack([np.concatenate([[0.0], reached[:-1]]), reached]).ravel()
-    return np.asarray(np.interp(edges_ms * 1e6, places, values))
-
-
-def _round_step(least: float) -> float:
-    """Return the smallest of 1, 2, 5, 10, 20, … times a power of ten that is at least `least`."""
-    power = 10.0 ** math.floor(math.log10(least))
-    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= least)
 
 
 def _preview(shots: Sequence[Shot], facts: dict[str, Any], histogram: Histogram) -> bytes:

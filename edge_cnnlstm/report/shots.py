@@ -22,7 +22,7 @@ from edge_cnnlstm.report.drawing import (
     strip,
 )
 from edge_cnnlstm.runtime.frame import Placement
-from edge_cnnlstm.runtime.prediction import Classification, Prediction, Regression, Track
+from edge_cnnlstm.runtime.prediction import Classification, Prediction, Regression
 
 SHOWN = 10
 COLUMNS = 5
@@ -64,15 +64,5 @@ def _still(pixels: NDArray[Any], placement: Placement, prediction: Prediction) -
         elif isinstance(answer, Regression):
             lines += [Said(f"{shortened(name, 5)} {value:.4g}", INK) for name, value in answer.values.items()]
         else:
-            boxes.append(_box(answer, placement))
+            boxes.append(answered_box(*answer.box.placed(placement), answer.presence))
     return Still(f"frame {prediction.frame_index}", pixels, tuple(boxes), tuple(lines))
-
-
-def _box(answer: Track, placement: Placement) -> Box:
-    return answered_box(
-        answer.box.x * placement.scale_x + placement.offset_x,
-        answer.box.y * placement.scale_y + placement.offset_y,
-        answer.box.width * placement.scale_x,
-        answer.box.height * placement.scale_y,
-        answer.presence,
-    )

@@ -46,7 +46,8 @@ class Counts:
     """What became of the frames that a source produced: `produced` is the sum of the next three, at any moment.
 
     `predicted` were answered, `dropped` never will be, `waiting` are on their way. Of those dropped, `refused` were
-    frames that the network was not made for.
+    frames that the network was not made for. `lost` are not among them: by the gaps in the frames' numbers, the source
+    itself lost them.
     """
 
     produced: int
@@ -54,6 +55,7 @@ class Counts:
     dropped: int
     waiting: int = 0
     refused: int = 0
+    lost: int = 0
 
 
 class Mailbox:
@@ -72,19 +74,21 @@ class Mailbox:
         self._changed = changed or threading.Condition()
         self._stopped = self._finished = False
         self._error: BaseException | None = None
-        self._produced = self._predicted = self._dropped = self._refused = 0
+        self._produced = self._predicted = self._dropped = self._refused = self._lost = 0
+        self._last: tuple[str, int] | None = None
 
     @property
     def counts(self) -> Counts:
         """Every frame so far, at one moment."""
         with self._changed:
             waiting = self._produced - self._predicted - self._dropped
-            return Counts(self._produced, self._predicted, self._dropped, waiting, self._refused)
+            return Counts(self._produced, self._predicted, self._dropped, waiting, self._refused, self._lost)
 
     def put(self, frame: Frame) -> bool:
         """Leave a frame, waiting for room or replacing the oldest; False once nobody will take it."""
         with self._changed:
             self._produced += 1
+            self._count_lost(frame)
             if (self._produced - 1) % (self._policy.skip + 1):
                 self._dropped += 1
                 return not self.closed
@@ -175,3 +179,8 @@ class Mailbox:
             self._dropped += len(self._frames)
             self._frames.clear()
             self._changed.notify_all()
+
+    def _count_lost(self, frame: Frame) -> None:
+        if self._last is not None and self._last[0] == frame.source:
+            self._lost += max(0, frame.index - self._last[1] - 1)
+        self._last = frame.source, frame.index

@@ -6,15 +6,15 @@ import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Generator, Iterator
-from contextlib import ExitStack
+from contextlib import closing
 
 from edge_cnnlstm.errors import ClosedError, FrameError
 from edge_cnnlstm.runtime.fetch import fetching
 from edge_cnnlstm.runtime.frame import Frame
 from edge_cnnlstm.runtime.mailbox import Counts, Mailbox, Policy
 from edge_cnnlstm.runtime.prediction import Prediction
-from edge_cnnlstm.runtime.realtime import MARGIN_NS, OFF, Realtime, Rhythm
-from edge_cnnlstm.runtime.sinks.base import Sink
+from edge_cnnlstm.runtime.realtime import MARGIN_NS, MOST_REHEARSED, OFF, Realtime, Rhythm
+from edge_cnnlstm.runtime.sinks.base import FanOut, Sink
 from edge_cnnlstm.runtime.sources.base import Source
 from edge_cnnlstm.runtime.stream import Stream
 
@@ -37,7 +37,7 @@ class Pipeline:
         self._realtime = realtime
         self._mailbox = Mailbox(Policy.of(policy))
         self._rhythm = Rhythm()
-        self._rehearsal_ns = 0
+        self._rehearsal_ns = self._infer_ns = 0
         self._lifecycle = threading.Lock()
         self._begun = False
         self._given_up = False
@@ -50,12 +50,9 @@ class Pipeline:
 
     def run(self, *sinks: Sink) -> Counts:
         """Give every prediction to every sink until the source ends or `stop` is called; then close the sinks."""
-        with ExitStack() as closing:
-            for sink in sinks:
-                closing.callback(sink.close)
+        with closing(FanOut(*sinks)) as sink:
             for frame, prediction in self:
-                for sink in sinks:
-                    sink.write(frame, prediction)
+                sink.write(frame, prediction)
         return self.counts
 
     def __iter__(self) -> Generator[tuple[Frame, Prediction], None, None]:
@@ -121,9 +118,14 @@ class Pipeline:
             self._stream.latency.tidy()
 
     def _keep_warm(self) -> None:
-        """Rehearse just before the next frame is due, unless it comes earlier."""
+        """Rehearse just before the next frame is due, unless it comes earlier.
+
+        A network that needs a good part of the period has no time to cool down, and none to throw away.
+        """
         due = self._rhythm.next_ns
-        if due is None or self._mailbox.wait(until_ns=due - MARGIN_NS - self._rehearsal_ns):
+        if due is None or self._infer_ns > self._rhythm.period_ns * MOST_REHEARSED:
+            return
+        if self._mailbox.wait(until_ns=due - MARGIN_NS - self._rehearsal_ns):
             return
         begun = time.monotonic_ns()
         self._stream.rehearse()
@@ -141,5 +143,6 @@ class Pipeline:
         except BaseException:
             self._mailbox.gave_up(refused=False)
             raise
+        self._infer_ns = prediction.timings.infer
         self._mailbox.answered()
         return prediction

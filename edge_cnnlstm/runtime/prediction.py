@@ -44,6 +44,15 @@ class Box(NamedTuple):
     width: float
     height: float
 
+    def placed(self, placement: Placement) -> Box:
+        """Return the box in pixels of the network's frame, where the image was placed like that."""
+        return Box(
+            self.x * placement.scale_x + placement.offset_x,
+            self.y * placement.scale_y + placement.offset_y,
+            self.width * placement.scale_x,
+            self.height * placement.scale_y,
+        )
+
 
 class Track(NamedTuple):
     """Where the target is, hidden or not, and the probability that it is in sight."""

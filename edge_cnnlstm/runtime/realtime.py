@@ -16,6 +16,8 @@ log = logging.getLogger(__name__)
 
 MARGIN_NS = 400_000
 """A rehearsal ends this long before the frame is due: the length of a late wake-up on a stock kernel."""
+MOST_REHEARSED = 0.25
+"""Share of the period that a step may take and still be rehearsed. Under SCHED_FIFO the kernel stops a loop that never sleeps."""
 REMEMBERED = 9
 """Intervals between frames whose median is the period."""
 
@@ -81,7 +83,12 @@ class Rhythm:
         """When the next frame is due; None before there were two."""
         if self._last_ns is None or not self._intervals:
             return None
-        return self._last_ns + round(statistics.median(self._intervals))
+        return self._last_ns + self.period_ns
+
+    @property
+    def period_ns(self) -> int:
+        """The time from frame to frame, 0 before there were two."""
+        return round(statistics.median(self._intervals)) if self._intervals else 0
 
 
 def sleep_until(due_ns: int, spin_ns: int = 0) -> None:

@@ -18,6 +18,7 @@ import pytest
 from edge_cnnlstm.cli.report import report
 from edge_cnnlstm.errors import ConfigError, DataError, DependencyError
 from edge_cnnlstm.report import gather, plots
+from edge_cnnlstm.report.ages import frames_below
 from edge_cnnlstm.runtime.histogram import Histogram
 
 WIDTH, HEIGHT = 64, 48
@@ -258,7 +259,7 @@ def test_bars_hold_every_frame_once() -> None:
     for age in ages.tolist():
         recorded.record(age)
     edges = np.linspace(0, ages.max() / 1e6 * 1.1, 30)
-    bars = np.diff(plots._frames_below(recorded.buckets(), edges))
+    bars = np.diff(frames_below(recorded.buckets(), edges))
     counted, _ = np.histogram(ages / 1e6, edges)
     assert bars.sum() == pytest.approx(5000)
     assert np.abs(bars - counted).max() < 0.01 * 5000

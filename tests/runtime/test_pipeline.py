@@ -490,3 +490,15 @@ def test_an_error_while_closing_the_source_does_not_hang_the_consumer(stream: St
 def drain_quietly(pipeline: Pipeline) -> None:
     with contextlib.suppress(SourceError):
         drain(pipeline, [])
+
+
+@pytest.mark.parametrize("policy", [*POLICIES, "skip-1"])
+def test_frames_that_the_source_lost_are_counted_apart_from_those_dropped_here(policy: str) -> None:
+    mailbox = Mailbox(Policy.of(policy))
+    pixels = tiny_frames(1, seed=1)[0]
+    for source, index in [("a", 5), ("a", 6), ("a", 9), ("b", 50), ("b", 0), ("b", 2)]:
+        assert mailbox.put(Frame(pixels, index, 0, source=source))
+    mailbox.close()
+
+    counts = mailbox.counts
+    assert (counts.produced, counts.dropped, counts.lost) == (6, 6, 2 + 1)

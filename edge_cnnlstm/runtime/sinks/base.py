@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from contextlib import ExitStack
+from typing import Protocol, TextIO
 
 from edge_cnnlstm.runtime.frame import Frame
 from edge_cnnlstm.runtime.prediction import Prediction
@@ -30,3 +31,31 @@ class Callback:
 
     def close(self) -> None:
         pass
+
+
+class FanOut:
+    """Gives every prediction to several sinks. One that fails costs the others neither that frame nor their end."""
+
+    def __init__(self, *sinks: Sink) -> None:
+        self._sinks = sinks
+
+    def write(self, frame: Frame, prediction: Prediction) -> None:
+        # What a stack calls on its way out it calls to the end, and raises then: in the reverse order.
+        with ExitStack() as every:
+            for sink in reversed(self._sinks):
+                every.callback(sink.write, frame, prediction)
+
+    def close(self) -> None:
+        with ExitStack() as every:
+            for sink in reversed(self._sinks):
+                every.callback(sink.close)
+
+
+def write_now(file: TextIO, text: str) -> None:
+    """Write a text so that whoever reads the file has it at once; an OSError names the file."""
+    try:
+        file.write(text)
+        file.flush()
+    except OSError as error:
+        error.filename = error.filename or getattr(file, "name", None)
+        raise

@@ -7,6 +7,7 @@ from typing import Any, TextIO
 
 from edge_cnnlstm.runtime.frame import Frame
 from edge_cnnlstm.runtime.prediction import Answer, Classification, Prediction, Regression
+from edge_cnnlstm.runtime.sinks.base import write_now
 
 
 class JsonLines:
@@ -16,11 +17,10 @@ class JsonLines:
         self._file = file
 
     def write(self, _: Frame, prediction: Prediction) -> None:
-        self._file.write(json.dumps(plain(prediction)) + "\n")
-        self._file.flush()
+        write_now(self._file, json.dumps(plain(prediction)) + "\n")
 
     def close(self) -> None:
-        self._file.flush()
+        """Do nothing: every line is written already."""
 
 
 def plain(prediction: Prediction) -> dict[str, Any]:

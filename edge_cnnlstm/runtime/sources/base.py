@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Protocol
 
 import numpy as np
@@ -27,6 +28,20 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Release the device or file; may be called twice, but not while another thread reads."""
+
+
+class First:
+    """The first `count` frames of another source. Raises ConfigError for a count below 1."""
+
+    def __init__(self, source: Source, count: int) -> None:
+        if count < 1:
+            raise ConfigError(f"{count} frames", expected="at least 1", fix="change --frames")
+        self.live = source.live
+        self.close = source.close
+        self._source, self._count = source, count
+
+    def __iter__(self) -> Iterator[Frame]:
+        return islice(self._source, self._count)
 
 
 class Pace:
