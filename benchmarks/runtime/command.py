@@ -26,7 +26,7 @@ from edge_cnnlstm.bundle import format as bundle_format
 from edge_cnnlstm.cli import console
 from edge_cnnlstm.errors import ConfigError
 from edge_cnnlstm.runtime import choice
-from edge_cnnlstm.runtime.opening import preferred_graph
+from edge_cnnlstm.runtime.opening import sound_graphs
 from edge_cnnlstm.runtime.optional import is_installed
 
 SCHEMA_VERSION = 1
@@ -64,9 +64,8 @@ def runtime(
         if suite not in SUITES:
             raise ConfigError(f"suite {suite!r}", expected=f"one of {', '.join(SUITES)}", fix="choose one of these")
     bundle = bundle_format.read(path)
-    graph = preferred_graph(bundle.manifest)
-    digest = bundle.manifest.members[graph.file].sha256
-    backend = choice.fastest(path, graph, digest, threads=1, streams=1)
+    fastest = choice.fastest(path, bundle.manifest, sound_graphs(bundle.manifest), threads=1, streams=1)
+    backend, graph = fastest.backend, fastest.graph
     report: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "command": command(path, wanted, checkpoint, rounds, soak),

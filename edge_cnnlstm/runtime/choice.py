@@ -1,7 +1,8 @@
-"""Which engine is faster here: measured once for each graph on each machine, and remembered.
+"""Which engine is faster here, and on which graph: measured once on each machine, and remembered.
 
-Each engine is tried in a process of its own: their thread pools would fight over the cores in one, and a crash of one
-(OpenVINO has crashed on processors that it was not tested on) must not take the robot's software along.
+A bundle's order of graphs is what its workstation measured; a robot's processor may multiply integers four times
+faster. Each engine is tried in a process of its own: their thread pools would fight over the cores in one, and a crash
+of one (OpenVINO has crashed on processors that it was not tested on) must not take the robot's software along.
 """
 
 from __future__ import annotations
@@ -11,82 +12,104 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge_cnnlstm.bundle.manifest import Graph
+from edge_cnnlstm.bundle.manifest import Graph, Manifest
 from edge_cnnlstm.provenance import cpu_model, versions
 from edge_cnnlstm.runtime.optional import is_installed
 
 log = logging.getLogger(__name__)
+ENGINES = ("onnxruntime", "openvino")
 TURNS = 2
 PATIENCE_S = 120
+HOME = Path(__file__).parents[2]
+"""Where this package lies: a trial must not import what happens to lie in the folder that we were started in."""
 Speeds = dict[str, float]
-"""The median step in microseconds, by backend."""
+"""The median step in microseconds, by "backend graph"."""
 
 
-def fastest(path: Path, graph: Graph, digest: str, *, threads: int, streams: int) -> str:
-    """Return the backend that steps a graph the fastest on this machine.
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An engine, and a graph for it."""
 
-    Where only one can run it, nothing is measured. What was measured is kept in `edge-cnnlstm/fastest.json` of the
-    user's cache folder, by the graph's digest, the processor and the versions; removing the file makes it measure
-    again.
+    backend: str
+    graph: Graph
+
+    @property
+    def name(self) -> str:
+        """What it is called in what is remembered."""
+        return f"{self.backend} {self.graph.name}"
+
+
+def fastest(path: Path, manifest: Manifest, graphs: Sequence[Graph], *, threads: int, streams: int) -> Candidate:
+    """Return the engine and the graph whose step takes the least on this machine.
+
+    Nothing is measured where there is no choice. What was measured is kept in `edge-cnnlstm/fastest.json` of the user's
+    cache folder, by the graphs' digests, the processor and the versions; removing the file makes it measure again.
+    Where nothing runs, the first is returned, so that opening it says why.
     """
-    if graph.dialect == "tensorrt" or not is_installed("openvino"):
-        return "onnxruntime"
-    if not is_installed("onnxruntime"):
-        return "openvino"
-    key = " ".join(
-        [digest, f"threads={threads}", f"streams={streams}", f"cpu={cpu_model()}"]
-        + [f"{name}={version}" for name, version in versions("onnxruntime", "openvino").items()]
-    )
-    speeds = _remembered().get(key)
-    if not _usable(speeds):
-        speeds = _measure(path, graph, threads, streams)
-        _remember(key, speeds)
-    return min(speeds, key=speeds.__getitem__) if speeds else "onnxruntime"
+    installed = [engine for engine in ENGINES if is_installed(engine)] or ["onnxruntime"]
+    candidates = [
+        Candidate(engine, graph)
+        for graph in graphs
+        for engine in installed
+        if engine == "onnxruntime" or graph.dialect != "tensorrt"
+    ] or [Candidate("onnxruntime", graphs[0])]
+    if len(candidates) == 1:
+        return candidates[0]
+    digests = [f"{each.name}={manifest.members[each.graph.file].sha256[:16]}" for each in candidates]
+    found = [f"{name}={version}" for name, version in versions(*ENGINES).items()]
+    key = " ".join([*digests, f"threads={threads}", f"streams={streams}", f"cpu={cpu_model()}", *found])
+    names = {each.name for each in candidates}
+    speeds: Speeds | Any = _remembered().get(key)
+    if not _usable(speeds, names):
+        speeds = _measure(path, candidates, threads, streams)
+        if speeds:
+            _remember(key, speeds)
+    return min(candidates, key=lambda each: speeds.get(each.name, float("inf")))
 
 
-def _usable(speeds: Any) -> bool:
-    known = {"onnxruntime", "openvino"}
+def _usable(speeds: Any, names: set[str]) -> bool:
     return (
         isinstance(speeds, dict)
         and bool(speeds)
-        and all(name in known and isinstance(speed, float) for name, speed in speeds.items())
+        and all(name in names and isinstance(speed, float) for name, speed in speeds.items())
     )
 
 
-def _measure(path: Path, graph: Graph, threads: int, streams: int) -> Speeds:
-    """Let the engines take turns, and keep each one's best: noise only ever adds."""
-    log.info("measuring once which engine is faster here on graph %r", graph.name)
+def _measure(path: Path, candidates: Sequence[Candidate], threads: int, streams: int) -> Speeds:
+    """Let them take turns, and keep each one's best: noise only ever adds."""
+    log.info("measuring once which is faster here: %s", ", ".join(each.name for each in candidates))
     speeds: Speeds = {}
     failed: set[str] = set()
     for _ in range(TURNS):
-        for backend in ("onnxruntime", "openvino"):
-            found = None if backend in failed else _try(path, graph, backend, threads, streams)
+        for each in candidates:
+            found = None if each.name in failed else _try(path, each, threads, streams)
             if found is None:
-                failed.add(backend)
-                speeds.pop(backend, None)
+                failed.add(each.name)
+                speeds.pop(each.name, None)
             else:
-                speeds[backend] = min(found, speeds.get(backend, found))
+                speeds[each.name] = min(found, speeds.get(each.name, found))
     return speeds
 
 
-def _try(path: Path, graph: Graph, backend: str, threads: int, streams: int) -> float | None:
+def _try(path: Path, candidate: Candidate, threads: int, streams: int) -> float | None:
     """Return the median step in microseconds, None when the engine fails."""
-    words = [sys.executable, "-m", "edge_cnnlstm.runtime.trial", str(path), graph.name, backend, threads, streams]
+    backend, graph = candidate.backend, candidate.graph.name
+    words = [sys.executable, "-m", "edge_cnnlstm.runtime.trial", path.resolve(), graph, backend, threads, streams]
     try:
         done = subprocess.run(
-            [str(word) for word in words], capture_output=True, text=True, timeout=PATIENCE_S, check=True
+            [str(word) for word in words], capture_output=True, text=True, timeout=PATIENCE_S, check=True, cwd=HOME
         )
         return float(done.stdout.split()[-1])
     except subprocess.CalledProcessError as error:
-        last = (error.stderr or "").strip().splitlines()[-1:]
-        log.warning(
-            "%s cannot run graph %r here (exit status %d) %s", backend, graph.name, error.returncode, *last or [""]
-        )
+        last = (error.stderr or "").strip().splitlines()[-1:] or [""]
+        log.warning("%s cannot run graph %r here (exit status %d) %s", backend, graph, error.returncode, last[0])
     except (OSError, subprocess.TimeoutExpired, ValueError, IndexError) as error:
-        log.warning("%s could not be tried on graph %r: %s", backend, graph.name, error)
+        log.warning("%s could not be tried on graph %r: %s", backend, graph, error)
     return None
 
 

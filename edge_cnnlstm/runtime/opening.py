@@ -33,12 +33,12 @@ def open_stream(
 ) -> Stream:
     """Open a bundle: verify it, load the graph that the backend is fast in, prove the engine, warm up, reset.
 
-    `backend` is `auto`, which measures once on each machine which of the installed ones is faster and remembers it, or
-    one by name. `graph` names one of the bundle's graphs instead; `threads` is the number of cores one step may use;
-    `deadline_ms` is the age at which a prediction counts as late; `rules` replace the bundle's for when memory is
-    emptied. Raises BundleError for a damaged bundle, ConfigError for an unknown backend, DependencyError when its
-    package is missing, and BackendError when the engine does not reproduce the bundle's golden rollout. The caller
-    closes the stream.
+    `backend` is `auto`, which measures once on each machine which of the installed ones is the fastest, and on which of
+    the bundle's graphs, and remembers it; or one by name. `graph` names one of the bundle's graphs instead; `threads`
+    is the number of cores one step may use; `deadline_ms` is the age at which a prediction counts as late; `rules`
+    replace the bundle's for when memory is emptied. Raises BundleError for a damaged bundle, ConfigError for an unknown
+    backend, DependencyError when its package is missing, and BackendError when the engine does not reproduce the
+    bundle's golden rollout. The caller closes the stream.
     """
     engine, digest = _proven_engine(path, backend, graph, threads, 1)
     return Stream(engine, deadline_ms=deadline_ms, rules=rules, digest=digest)
@@ -84,6 +84,14 @@ def preferred_graph(manifest: Manifest, backend: str = "onnxruntime") -> Graph:
     )
 
 
+def sound_graphs(manifest: Manifest) -> list[Graph]:
+    """Return the preferred graph, and those others for CPUs that lose no more accuracy than the export could spend."""
+    preferred, plan = preferred_graph(manifest), manifest.plan
+    within = {each.name for each in plan.candidates if each.lost <= plan.budget} if plan else set()
+    others = [graph for graph in manifest.graphs if graph != preferred and graph.name in within]
+    return [preferred, *(graph for graph in others if graph.dialect in DIALECTS["onnxruntime"])]
+
+
 def _proven_engine(
     path: Path | str, backend: str, graph: str | None, threads: int, streams: int
 ) -> tuple[Backend, str]:
@@ -94,14 +102,16 @@ def _proven_engine(
         raise ConfigError(f"{threads!r} threads", expected="a whole number of at least 1", fix="change threads")
     bundle = bundle_format.read(path)
     manifest = bundle.manifest
-    chosen = manifest.graph(graph) if graph else preferred_graph(manifest)
-    digest = manifest.members[chosen.file].sha256
     if backend == "auto":
-        backend = choice.fastest(Path(path), chosen, digest, threads=threads, streams=streams)
+        graphs = [manifest.graph(graph)] if graph else sound_graphs(manifest)
+        fastest = choice.fastest(Path(path), manifest, graphs, threads=threads, streams=streams)
+        backend, chosen = fastest.backend, fastest.graph
+    else:
+        chosen = manifest.graph(graph) if graph else preferred_graph(manifest, backend)
     engine = load_engine(bundle, chosen, backend, threads=threads, streams=streams)
     try:
         prove(engine, bundle.golden, bundle.golden.expected[chosen.name], chosen.tolerance)
     except BaseException:
         engine.close()
         raise
-    return engine, digest
+    return engine, manifest.members[chosen.file].sha256

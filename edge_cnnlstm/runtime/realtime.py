@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 MARGIN_NS = 400_000
 """A rehearsal ends this long before the frame is due: the length of a late wake-up on a stock kernel."""
 MOST_REHEARSED = 0.25
-"""Share of the period that a step may take and still be rehearsed. Under SCHED_FIFO the kernel stops a loop that never sleeps."""
+"""Share of the period that a step may take and still be rehearsed: SCHED_FIFO must leave the core to others, too."""
 REMEMBERED = 9
 """Intervals between frames whose median is the period."""
 
