@@ -203,7 +203,6 @@ def test_opening_for_the_first_time_measures_in_processes_of_its_own(
     tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, cache: Path
 ) -> None:
     pytest.importorskip("openvino")
-    monkeypatch.setenv("PYTHONPATH", os.getcwd())
     with edge_cnnlstm.open(tiny_bundle) as stream:
         (speeds,) = json.loads(cache.read_text()).values()
         assert set(speeds) == {"onnxruntime tiny", "openvino tiny"}
