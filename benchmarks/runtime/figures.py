@@ -78,6 +78,7 @@ def _paced(rounds: Rounds) -> list[Figure]:
         ),
         _figure("cost of streaming on time, % of a core", [100 * a["core_share"] for a in ours], _samples(ours), 5),
         _figure("of streaming untuned", [100 * a["core_share"] for a in rounds["paced untuned"]], _samples(ours), None),
+        _figure("of the best peer, paced", [100 * a["core_share"] for a in rounds[best]], _samples(rounds[best]), None),
         _figure(
             f"ours paced ÷ best peer paced ({best.removeprefix('paced peer ')}), p50",
             _over(rounds, "paced ours", best, p50),
