@@ -58,14 +58,15 @@ def _any_batch(one: tuple[int, ...], two: tuple[int, ...], name: str) -> NDArray
 
 
 def _follows_from_shapes(graph: onnx.GraphProto) -> list[str]:
-    """Return which tensors are computed of shapes, and of constants beside them, alone."""
-    constants = {tensor.name for tensor in graph.initializer}
-    constants |= {node.output[0] for node in graph.node if node.op_type == "Constant"}
+    """Return which tensors are computed of shapes and whole numbers, and of constants beside them, alone."""
+    constants = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    constants |= {node.output[0]: node.attribute[0].t.data_type for node in graph.node if node.op_type == "Constant"}
+    whole = {name for name, kind in constants.items() if kind == onnx.TensorProto.INT64}
     found: dict[str, None] = {}
     for node in graph.node:
         given = {name for name in node.input if name}
-        begins = node.op_type == "ConstantOfShape" or given & found.keys()
-        if node.op_type == "Shape" or (begins and given <= constants | found.keys()):
+        begins = given & (whole | found.keys()) and given <= constants.keys() | found.keys()
+        if node.op_type == "Shape" or begins:
             found |= dict.fromkeys(node.output)
     return list(found)
 

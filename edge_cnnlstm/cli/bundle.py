@@ -49,14 +49,14 @@ def inspect(path: BundlePath) -> None:
 
 def _rules(rules: StateRules) -> str:
     """Return in words when a stream's memory is emptied."""
-    when = {
-        f"{rules.gap_ms:g} ms between frames" if rules.gap_ms else "": rules.gap_ms,
-        f"{rules.idle_ms:g} ms without one" if rules.idle_ms else "": rules.idle_ms,
-        "another source": rules.source_change,
-        "a frame again or an earlier one": rules.seek,
-        "NaN or infinity": rules.not_finite,
-    }
-    return "after " + ", ".join(words for words, applies in when.items() if applies) if any(when.values()) else "never"
+    limits = ((rules.gap_ms, "ms between frames"), (rules.idle_ms, "ms without one"))
+    events = (
+        (rules.source_change, "another source"),
+        (rules.seek, "a frame again or an earlier one"),
+        (rules.not_finite, "NaN or infinity"),
+    )
+    when = [f"{limit:g} {what}" for limit, what in limits if limit] + [what for applies, what in events if applies]
+    return f"after {', '.join(when)}" if when else "never"
 
 
 def verify(path: BundlePath) -> None:

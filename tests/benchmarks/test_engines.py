@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
@@ -28,6 +29,7 @@ from benchmarks.engines.processes import Bench, Case, Measured, Worker, measure
 from benchmarks.latency import SAMPLES_FOR_P99, WARM_UP_FRAMES, percentile
 from edge_cnnlstm.bundle import format as bundle_format
 from edge_cnnlstm.bundle.format import Bundle
+from edge_cnnlstm.bundle.golden import dump
 from edge_cnnlstm.bundle.manifest import Graph
 from edge_cnnlstm.errors import BackendError, ConfigError
 from edge_cnnlstm.runtime.backends.base import Arrays, advance
@@ -162,6 +164,24 @@ def test_calibration_sees_the_memory_that_fp32_has_at_every_step_of_the_rollout(
         assert np.array_equal(feed["c"], memory["c"])
         assert feed["c"].any() == (number > 0 and not reset)
         advance(backend, pixels)
+
+
+def test_calibration_sees_the_times_of_the_rollout(tiny_dt_bundle: Path) -> None:
+    opened = bundle_format.read(tiny_dt_bundle)
+    assert opened.golden.dt is not None
+
+    feeds = peer.calibration_feeds(opened, "tiny")
+
+    assert [float(feed["dt"][0, 0]) for feed in feeds] == opened.golden.dt.tolist()
+    after = feeds[-1]["c"]
+    assert not np.allclose(peer.calibration_feeds(_untold(opened), "tiny")[-1]["c"], after, atol=1e-3)
+
+
+def _untold(opened: Bundle) -> Bundle:
+    """The same, as if no frame had been missed."""
+    assert opened.golden.dt is not None
+    members = {**opened.members, "golden.npz": dump(replace(opened.golden, dt=np.zeros_like(opened.golden.dt)))}
+    return Bundle(opened.manifest, members)
 
 
 # ---- operators
@@ -321,6 +341,17 @@ def test_what_an_engine_prints_is_never_taken_for_an_answer() -> None:
 
     assert done.stdout == '{"steps": 1}\n'
     assert done.stderr == "from Python\nfrom C"
+
+
+def test_openvino_is_told_of_missed_frames(tiny_dt_bundle: Path, tmp_path: Path) -> None:
+    pytest.importorskip("openvino", reason="OpenVINO is measured where it is installed, and nothing depends on it")
+    opened, graph = bundle_format.read(tiny_dt_bundle), tmp_path / "graph.onnx"
+    graph.write_bytes(opened.graph("tiny"))
+
+    backend = worker.OpenVinoBackend(graph, opened.manifest.model, threads=1)
+
+    assert deviation(backend, opened.golden, opened.golden.expected["tiny"]).largest < 1e-4
+    assert deviation(backend, _untold(opened).golden, opened.golden.expected["tiny"]).largest > 0.01
 
 
 def test_openvino_answers_and_remembers_what_the_rollout_says(make_bundle: Make, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from edge_cnnlstm.bundle import archive, golden
 from edge_cnnlstm.bundle.golden import Golden
 from edge_cnnlstm.errors import BundleError
+from edge_cnnlstm.spec import ModelSpec
 
 
 class Trap:
@@ -61,6 +62,51 @@ def test_a_rollout_survives(tiny_golden: Golden) -> None:
     assert again.expected.keys() == {"tiny"}
     for name, array in tiny_golden.expected["tiny"].items():
         np.testing.assert_array_equal(again.expected["tiny"][name], array)
+
+
+def test_the_times_between_frames_survive(tiny_dt_golden: Golden, tiny_golden: Golden) -> None:
+    again = golden.parse(golden.dump(tiny_dt_golden))
+    assert again.dt is not None
+    assert tiny_dt_golden.dt is not None
+    np.testing.assert_array_equal(again.dt, tiny_dt_golden.dt)
+    assert again.dt.dtype == np.dtype(np.float32)
+    assert golden.parse(golden.dump(tiny_golden)).dt is None
+
+
+@pytest.mark.parametrize(
+    "dt",
+    [
+        np.array([0, 0.1], np.float64),
+        np.array([0, 1], np.int32),
+        np.array([0, 0.1, 0.1], np.float32),
+        np.array([[0], [0.1]], np.float32),
+        np.array([0, np.nan], np.float32),
+        np.array([0, np.inf], np.float32),
+        np.array([0, -0.1], np.float32),
+        np.array([0.1, 0.1], np.float32),
+    ],
+    ids=lambda dt: f"{dt.dtype}{dt.tolist()}",
+)
+def test_what_is_no_time_since_a_frame_is_refused(dt: NDArray[np.generic]) -> None:
+    with pytest.raises(BundleError, match="whose dt is"):
+        golden.parse(archive.encode({"frames.npy": FRAMES, "resets.npy": RESETS, "dt.npy": plain(dt)}))
+
+
+def test_time_does_not_pass_over_a_reset() -> None:
+    members = {"frames.npy": FRAMES, "resets.npy": plain(np.array([False, True]))}
+    with pytest.raises(BundleError, match="not 0 where the memory is empty"):
+        golden.parse(archive.encode({**members, "dt.npy": plain(np.array([0, 0.1], np.float32))}))
+
+
+def test_a_rollout_tells_the_time_exactly_where_its_model_asks(
+    tiny_golden: Golden, tiny_dt_golden: Golden, tiny_spec: ModelSpec, tiny_dt_spec: ModelSpec
+) -> None:
+    golden.check(tiny_golden, tiny_spec, ["tiny"])
+    golden.check(tiny_dt_golden, tiny_dt_spec, ["tiny"])
+    with pytest.raises(BundleError, match="without dt, unlike its model"):
+        golden.check(tiny_golden, tiny_dt_spec, ["tiny"])
+    with pytest.raises(BundleError, match="with dt, unlike its model"):
+        golden.check(tiny_dt_golden, tiny_spec, ["tiny"])
 
 
 def test_the_bytes_depend_on_the_arrays_alone(tiny_golden: Golden) -> None:

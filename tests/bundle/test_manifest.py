@@ -11,6 +11,7 @@ import pytest
 from edge_cnnlstm.bundle import manifest
 from edge_cnnlstm.bundle.manifest import Manifest, Member
 from edge_cnnlstm.errors import BundleError
+from edge_cnnlstm.spec import ModelSpec, StateRules
 
 Json = Any
 
@@ -41,6 +42,17 @@ def test_equal_manifests_give_equal_bytes_in_ascii(full: Manifest) -> None:
     assert manifest.parse(manifest.dump(named)).name == "größe 標籤"
 
 
+def test_time_and_rules_travel_in_the_manifest(full: Manifest, tiny_dt_spec: ModelSpec) -> None:
+    rules = StateRules(gap_ms=None, idle_ms=250.0, source_change=False)
+    told = replace(full, model=replace(tiny_dt_spec, rules=rules))
+
+    assert manifest.parse(manifest.dump(told)) == told
+    assert json.loads(manifest.dump(told))["model"]["rules"] == {
+        "gap_ms": None, "idle_ms": 250.0, "source_change": False, "seek": True, "not_finite": True,
+    }  # fmt: skip
+    assert json.loads(manifest.dump(full))["model"]["dt"] is None
+
+
 @pytest.mark.parametrize("version", [4, 99, 10**12])
 def test_a_newer_format_says_update(full: Manifest, version: int) -> None:
     with pytest.raises(BundleError, match=rf"bundle format {version}\n.*\n.*update edge-cnnlstm"):
@@ -62,6 +74,7 @@ def test_any_other_format_says_export_again(full: Manifest, version: Json) -> No
         ("model", "states", 1),
         ("model", "outputs", 0),
         ("model", "heads", 1),
+        ("model", "rules"),
         ("graphs", 0),
         ("members", "golden.npz"),
     ],
@@ -94,6 +107,10 @@ def test_a_missing_field_is_refused_by_name(full: Manifest, field: str) -> None:
         (("model", "frame", "shape"), [1, 8, 8.5, 3]),
         (("model", "frame", "dtype"), "object"),
         (("model", "states"), {}),
+        (("model", "dt"), "dt"),
+        (("model", "rules"), None),
+        (("model", "rules", "gap_ms"), "1000"),
+        (("model", "rules", "seek"), 1),
         (("model", "heads", 0, "task"), "pickle"),
         (("graphs",), None),
         (("graphs", 0, "tolerance"), "small"),
@@ -159,12 +176,24 @@ def _float_frame(record: Json) -> None:
     record["model"]["frame"]["dtype"] = "float32"
 
 
+def _two_times(record: Json) -> None:
+    record["model"]["dt"] = {"name": "dt", "shape": [1, 2], "dtype": "float32"}
+
+
+def _never_a_gap(record: Json) -> None:
+    record["model"]["rules"]["gap_ms"] = 0.0
+
+
 def _flat_output(record: Json) -> None:
     record["model"]["outputs"][0]["shape"] = [3]
 
 
 @pytest.mark.parametrize(
-    "change", [_without_a_name, _repeated_tensor, _too_few_labels, _unknown_output, _float_frame, _flat_output]
+    "change",
+    [
+        *(_without_a_name, _repeated_tensor, _too_few_labels, _unknown_output, _float_frame, _flat_output),
+        *(_two_times, _never_a_gap),
+    ],
 )
 def test_a_contradiction_in_the_model_is_a_bundle_error(full: Manifest, change: Callable[[Json], None]) -> None:
     record = json.loads(manifest.dump(full))

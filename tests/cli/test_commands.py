@@ -5,11 +5,14 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from edge_cnnlstm.bundle import format as bundle_format
 from edge_cnnlstm.cli.console import write_json
+from edge_cnnlstm.spec import StateRules
 
 ROOT = Path(__file__).parent.parent.parent
 QUICK = ("--set", "data.clips=32", "--set", "data.held_out=4", "--set", "fit.stages=[{epochs=1, frames=3, batch=4}]")
@@ -67,7 +70,23 @@ def test_inspect_and_verify_accept_a_sound_bundle(exported: Path) -> None:
     assert inspected.returncode == verified.returncode == 0
     for word in ("int8_onnxruntime", "int8_tensorrt", "fp32", "h → h_next", "c → c_next", "crop"):
         assert word in inspected.stdout
+    assert "forgets after 1000 ms between frames, another source" in inspected.stdout
     assert "every graph proven over 64 frames" in verified.stdout
+
+
+def test_inspect_shows_the_time_that_a_network_asks_for_and_the_rules_of_its_memory(
+    tmp_path: Path, tiny_dt_bundle: Path
+) -> None:
+    bundle = bundle_format.read(tiny_dt_bundle)
+    rules = StateRules(gap_ms=None, idle_ms=2500, source_change=False, seek=False, not_finite=False)
+    changed = replace(bundle.manifest, model=replace(bundle.manifest.model, rules=rules))
+    bundle_format.write(tmp_path / "told.edge", changed, bundle.members)
+
+    shown = edge("inspect", tmp_path / "told.edge").stdout
+
+    assert "time    float32 [1, 1] seconds since the last frame" in shown
+    assert "forgets after 2500 ms without one\n" in shown
+    assert edge("verify", tmp_path / "told.edge").returncode == 0
 
 
 def test_results_have_a_list_of_numbers_on_one_line(tmp_path: Path) -> None:

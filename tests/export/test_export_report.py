@@ -73,7 +73,7 @@ def small() -> Document:
     ]  # fmt: skip
     proof = {
         "largest": 0.03, "typical": 0.0004, "worst": "c_next", "tolerance": 0.5, "typical_tolerance": 0.01,
-        "permuted": 0.02, "interleaved": 0.0,
+        "permuted": 0.02, "batched": 0.015, "interleaved": 0.0,
         "controls": {
             "one weight nudged": {"largest": 0.9, "typical": 0.4},
             "h and c swapped": {"largest": 14.0, "typical": 12.0},

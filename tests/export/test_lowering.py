@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,7 @@ class Bessel(nn.Module):
         return torch.special.i0e(image)
 
 
+@cache
 def lowered(preset: str, heads: tuple[HeadConfig, ...] = HEADS, **changes: object) -> dict[str, CnnLstm]:
     """A network that was never trained, in every precision."""
     torch.manual_seed(0)
@@ -203,7 +205,9 @@ def test_tensorrt_builds_every_precision_with_its_int8_weights_as_they_are(prese
         graph = export_step(network)
 
         built = build(graph, name, network)
+        many = build_plan(graph.SerializeToString(), name, batch=8, ahead_of_time=True)
 
+        assert many.layers == built.plan.layers
         assert built.plan.version.startswith("tensorrt_rtx 1.")
         assert built.plan.layers > 20
         int8 = "int8" in name or "mixed" in name
