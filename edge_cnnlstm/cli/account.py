@@ -22,7 +22,9 @@ def show(account: Mapping[str, Any]) -> None:
 
 def latency_table(account: Mapping[str, Any]) -> Table:
     """Return the stages, their sum, and what every frame waited for a decision."""
-    table = Table("stage, ms", "p50", "p90", "p99", "p99.9", "max", title="Where each frame's time went")
+    caption = f"graph {account['graph']} in {account['backend']}" if account["graph"] else account["backend"]
+    title = "Where each frame's time went"
+    table = Table("stage, ms", "p50", "p90", "p99", "p99.9", "max", title=title, caption=escape(caption))
     for stage, values in account["latency_ms"].items():
         name = "total (age at decision)" if stage == "age" else stage
         table.add_row(name, *_cells(values), end_section=stage in ("decode", "age"))

@@ -50,7 +50,7 @@ def _settings(account: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "frames a second", "as they come" if account["rate"] is None else f"{account['rate']:g}"
     yield "late frames", account["policy"]
     yield "backend", f"{account['backend']}, cores a step: {account['threads']}"
-    yield "graph", account["digest"] or NOTHING
+    yield "graph", account["graph"] or NOTHING
     for name, limit in (("gap that empties the memory", rules["gap_ms"]), ("idling that does", rules["idle_ms"])):
         yield name, "none" if limit is None else f"{limit:g} ms"
     yield "also emptied at", _listed({"a change of source": rules["source_change"], "a step back": rules["seek"]})

@@ -60,6 +60,7 @@ def account(
         "schema_version": SCHEMA_VERSION,
         "started": started.isoformat(timespec="seconds"),
         "bundle": settings.bundle,
+        "graph": stream.graph,
         "digest": stream.digest,
         "source": _public(settings.source),
         "live": settings.live,

@@ -40,8 +40,8 @@ def open_stream(
     backend, DependencyError when its package is missing, and BackendError when the engine does not reproduce the
     bundle's golden rollout. The caller closes the stream.
     """
-    engine, digest = _proven_engine(path, backend, graph, threads, 1)
-    return Stream(engine, deadline_ms=deadline_ms, rules=rules, digest=digest)
+    engine, chosen, digest = _proven_engine(path, backend, graph, threads, 1)
+    return Stream(engine, deadline_ms=deadline_ms, rules=rules, graph=chosen, digest=digest)
 
 
 def open_group(
@@ -57,7 +57,7 @@ def open_group(
     """Open a bundle for up to `slots` streams that are stepped together; the rest is as `open_stream` has it."""
     if not isinstance(slots, int) or slots < 1:
         raise ConfigError(f"{slots!r} slots", expected="a whole number of at least 1", fix="change slots")
-    engine, _ = _proven_engine(path, backend, graph, threads, slots)
+    engine, _, _ = _proven_engine(path, backend, graph, threads, slots)
     return StreamGroup(engine, deadline_ms=deadline_ms, rules=rules)
 
 
@@ -94,8 +94,8 @@ def sound_graphs(manifest: Manifest) -> list[Graph]:
 
 def _proven_engine(
     path: Path | str, backend: str, graph: str | None, threads: int, streams: int
-) -> tuple[Backend, str]:
-    """Return an engine that reproduced the golden rollout, and the SHA-256 of its graph."""
+) -> tuple[Backend, str, str]:
+    """Return an engine that reproduced the golden rollout, and the name and the SHA-256 of its graph."""
     if backend not in BACKENDS:
         raise ConfigError(f"backend {backend!r}", expected=f"one of {', '.join(BACKENDS)}", fix="choose one of these")
     if not isinstance(threads, int) or threads < 1:
@@ -114,4 +114,4 @@ def _proven_engine(
     except BaseException:
         engine.close()
         raise
-    return engine, manifest.members[chosen.file].sha256
+    return engine, chosen.name, manifest.members[chosen.file].sha256

@@ -33,7 +33,8 @@ class Stream:
     Use it as a context manager, from any thread, but from one at a time. `fit` is what a source needs in order to
     deliver frames of the right size. `latency` collects every frame's timings, `resets` counts resets by reason, and
     `refused` the frames that the network was not made for. `rules` say when the memory is emptied, None means those
-    that came with the network. `digest` is the SHA-256 of the graph, by which `swap` tells whether memory may be kept.
+    that came with the network. `graph` is the name of what the engine runs, and `digest` its SHA-256, by which `swap`
+    tells whether memory may be kept.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Stream:
         *,
         deadline_ms: float | None = None,
         rules: StateRules | None = None,
+        graph: str | None = None,
         digest: str | None = None,
     ) -> None:
         try:
@@ -54,7 +56,7 @@ class Stream:
             self._guard = Guard("a stream")
             self._lane = Lane(backend.spec, rules or backend.spec.rules, deadline_ms)
             self._closed = False
-            self._take_over(backend, digest)
+            self._take_over(backend, graph, digest)
             warm_up(backend)
         except BaseException:
             backend.close()
@@ -168,7 +170,7 @@ class Stream:
             if keeps:
                 fresh.backend.state.restore(self.backend.state.snapshot())
             old = self.backend
-            self._take_over(fresh.backend, fresh.digest)
+            self._take_over(fresh.backend, fresh.graph, fresh.digest)
             fresh._closed = True
             old.close()
             if not keeps:
@@ -189,8 +191,8 @@ class Stream:
     ) -> None:
         self.close()
 
-    def _take_over(self, backend: Backend, digest: str | None) -> None:
-        self.backend, self.digest = backend, digest
+    def _take_over(self, backend: Backend, graph: str | None, digest: str | None) -> None:
+        self.backend, self.graph, self.digest = backend, graph, digest
         self.fit = Fit.of(backend.spec)
         self._frame = backend.frames[0]
         self._asks_for_dt = backend.spec.dt is not None
