@@ -37,9 +37,12 @@ class Continuity:
         if self.empty_since is not None or not self._arrived_ns:
             return None
         rules = self.rules
-        if frame.source != self.source and rules.source_change:
+        other_source = frame.source != self.source
+        if other_source and rules.source_change:
             return "source change"
-        if (frame.index <= self._index or captured_ns < self._captured_ns) and rules.seek:
+        # Each source numbers its own frames, but all of them read one clock.
+        again = frame.index <= self._index and not other_source
+        if (again or captured_ns < self._captured_ns) and rules.seek:
             return "seek"
         if captured_ns - self._captured_ns > self._gap_ns:
             return "gap"
