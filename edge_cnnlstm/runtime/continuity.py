@@ -15,13 +15,17 @@ class Continuity:
     """
 
     def __init__(self, rules: StateRules) -> None:
-        self.rules = rules
         self.empty_since: str | None = "start"
-        self._gap_ns = math.inf if rules.gap_ms is None else rules.gap_ms * 1e6
-        self._idle_ns = math.inf if rules.idle_ms is None else rules.idle_ms * 1e6
         self.source = ""
         self._index = -1
         self._captured_ns = self._arrived_ns = 0
+        self.follow(rules)
+
+    def follow(self, rules: StateRules) -> None:
+        """Go by these rules from now on."""
+        self.rules = rules
+        self._gap_ns = math.inf if rules.gap_ms is None else rules.gap_ms * 1e6
+        self._idle_ns = math.inf if rules.idle_ms is None else rules.idle_ms * 1e6
 
     def forget(self, reason: str) -> None:
         """Start anew: the memory was emptied, for this reason."""

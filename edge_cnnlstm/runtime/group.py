@@ -164,8 +164,9 @@ class StreamGroup:
 
     def close(self) -> None:
         """Release the engine, once the step at hand is over; may be called twice."""
-        self._closed = True
-        self._guard.at_rest(self.backend.close)
+        if not self._closed:
+            self._closed = True
+            self._guard.at_rest(self.backend.close)
 
     def __enter__(self) -> Self:
         return self
