@@ -152,8 +152,9 @@ class Stream:
         """Take over the engine of a stream that was just opened, between two frames; return whether memory was kept.
 
         It is kept only when both run the very same graph, else the reason of the reset is "model changed". Rules that
-        came with the network change with it. `fresh` is closed without its engine, ours is released. Raises ConfigError, with nothing changed, when the new network
-        wants frames of another size, or heads that this stream does not have.
+        came with the network change with it. `fresh` is closed without its engine, ours is released. Raises
+        ConfigError, with nothing changed, when the new network wants frames of another size, or heads that this stream
+        does not have.
         """
         with self._guard, fresh._guard:
             self._check_open()

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from numpy.typing import NDArray
 
 from edge_cnnlstm.errors import BackendError, ClosedError
@@ -21,17 +22,15 @@ PAIRS = (StatePair("h", "h_next", (2, SLOTS, 4)), StatePair("c", "c_next", (1, S
 Memory = dict[str, NDArray[np.generic]]
 
 slots = st.integers(0, SLOTS - 1)
-someone = st.none() | slots
-operations = st.lists(
-    st.one_of(
-        st.tuples(st.just("step"), st.sets(slots)),
-        st.tuples(st.just("failing step")),
-        st.tuples(st.just("reset"), someone),
-        st.tuples(st.just("snapshot"), slots),
-        st.tuples(st.just("restore"), slots, st.integers(0, 5)),
-    ),
-    max_size=30,
-)
+
+
+def slot_of(memory: Memory, slot: int | None) -> Memory:
+    return memory if slot is None else {name: array[:, slot : slot + 1] for name, array in memory.items()}
+
+
+def put(memory: Memory, slot: int | None, values: Memory) -> None:
+    for name, array in slot_of(memory, slot).items():
+        array[...] = values[name]
 
 
 def fill(state: RecurrentState, value: float) -> None:
@@ -40,44 +39,55 @@ def fill(state: RecurrentState, value: float) -> None:
         buffer[...] = np.arange(buffer.size).reshape(buffer.shape) + 100 * value + offset
 
 
-def slot_of(memory: Memory, slot: int) -> Memory:
-    return {name: array[:, slot : slot + 1] for name, array in memory.items()}
+class EachSlotRemembersWhatItAloneWasGiven(RuleBasedStateMachine):
+    """Three streams' memory against three plain dictionaries."""
 
+    snapshots = Bundle("snapshots")
 
-@given(operations)
-def test_each_slot_remembers_what_it_alone_was_given(operations: list[tuple[object, ...]]) -> None:
-    state = RecurrentState(PAIRS)
-    expected: Memory = state.snapshot()
-    kept = [slot_of(state.snapshot(), 0)]
-    for turn, (what, *arguments) in enumerate(operations, start=1):
-        if what in ("step", "failing step"):
-            fill(state, turn)
-            if what == "step":
-                before, expected = (
-                    expected,
-                    {name: array.copy() for name, array in state.buffers(1 - state.side).items()},
-                )
-                state.advance()
-                state.hold(arguments[0])  # type: ignore[arg-type]
-                for slot in arguments[0]:  # type: ignore[attr-defined]
-                    for name, array in slot_of(expected, slot).items():
-                        array[...] = slot_of(before, slot)[name]
-        elif what == "reset":
-            (slot,) = arguments
-            state.reset(slot)  # type: ignore[arg-type]
-            for array in (expected if slot is None else slot_of(expected, slot)).values():  # type: ignore[arg-type]
-                array[...] = 0
-        elif what == "snapshot":
-            kept.append(state.snapshot(arguments[0]))  # type: ignore[arg-type]
-        else:
-            slot, which = arguments
-            memory = kept[which % len(kept)]  # type: ignore[operator]
-            state.restore(memory, slot)  # type: ignore[arg-type]
-            for name, array in slot_of(expected, slot).items():  # type: ignore[arg-type]
-                array[...] = memory[name]
-        assert_same(state.snapshot(), expected)
+    def __init__(self) -> None:
+        super().__init__()
+        self.state = RecurrentState(PAIRS)
+        self.expected: Memory = self.state.snapshot()
+        self.steps = 0
+
+    @rule(held=st.sets(slots))
+    def step(self, held: set[int]) -> None:
+        before = self.expected
+        self.failing_step()
+        self.expected = {name: array.copy() for name, array in self.state.buffers(1 - self.state.side).items()}
+        self.state.advance()
+        self.state.hold(held)
+        for slot in held:
+            put(self.expected, slot, slot_of(before, slot))
+
+    @rule()
+    def failing_step(self) -> None:
+        self.steps += 1
+        fill(self.state, self.steps)
+
+    @rule(slot=st.none() | slots)
+    def reset(self, slot: int | None) -> None:
+        self.state.reset(slot)
+        put(self.expected, slot, {pair.input: np.float32(0) for pair in PAIRS})  # type: ignore[arg-type,misc]
+
+    @rule(target=snapshots, slot=slots)
+    def snapshot(self, slot: int) -> Memory:
+        return self.state.snapshot(slot)
+
+    @rule(memory=snapshots, slot=slots)
+    def restore(self, memory: Memory, slot: int) -> None:
+        self.state.restore(memory, slot)
+        put(self.expected, slot, memory)
+
+    @invariant()
+    def agrees(self) -> None:
+        assert_same(self.state.snapshot(), self.expected)
         for slot in range(SLOTS):
-            assert_same(state.snapshot(slot), slot_of(expected, slot))
+            assert_same(self.state.snapshot(slot), slot_of(self.expected, slot))
+
+
+def test_each_slot_remembers_what_it_alone_was_given() -> None:
+    run_state_machine_as_test(EachSlotRemembersWhatItAloneWasGiven)
 
 
 @given(
