@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -68,11 +69,12 @@ class StreamGroup:
         self.backend = backend
         self._guard = Guard("a group of streams")
         self._rules = rules or backend.spec.rules
-        self._deadline_ms = deadline_ms
+        self._new_lane = partial(Lane, backend.spec, self._rules, deadline_ms)
         self._members: list[Member | None] = [None] * backend.spec.batch
         self._generations = [0] * backend.spec.batch
         self._closed = False
         try:
+            self._new_lane()  # refuses a deadline that is no time now, rather than when somebody joins
             warm_up(backend)
         except BaseException:
             backend.close()
@@ -96,8 +98,7 @@ class StreamGroup:
             slot = self._members.index(None)
             self._generations[slot] += 1
             self.backend.state.reset(slot)
-            lane = Lane(self.spec, self._rules, self._deadline_ms)
-            member = Member(name or f"stream {slot}", slot, self._generations[slot], lane)
+            member = Member(name or f"stream {slot}", slot, self._generations[slot], self._new_lane())
             self._members[slot] = member
             return member
 
