@@ -280,7 +280,7 @@ def test_each_stream_of_a_group_is_bit_for_bit_what_it_is_alone_at_length(
         spec = timed(tiny_spec)
         script = staticmethod(breakable(telling_time(tiny_script, [])))
 
-    run_state_machine_as_test(Tiny, settings=settings(max_examples=400, stateful_step_count=100))
+    run_state_machine_as_test(Tiny, settings=settings(max_examples=200, stateful_step_count=60))
 
 
 Make = Callable[[], Backend]
