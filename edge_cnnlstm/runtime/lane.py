@@ -81,7 +81,7 @@ class Lane:
         answers = {name: decode(outputs, frame.placement, row) for name, decode in self._decoders}
         decided = time.monotonic_ns()
         waited = begun - captured_ns
-        fit = min(frame.fit_ns, waited)
+        fit = min(max(frame.fit_ns, 0), waited)
         timings = Timings(waited - fit, fit, inferred - begun, decided - inferred, decided - captured_ns)
         reason = self.continuity.empty_since
         lost, idle_ns = self.continuity.accept(frame, captured_ns, begun)
