@@ -64,7 +64,7 @@ class Continuity:
 
     def accept(self, frame: Frame, captured_ns: int, now_ns: int) -> tuple[int, int]:
         """Note that a frame was answered; return the frames lost since the last, and for how long, in ns, none came."""
-        followed = self._arrived_ns and frame.source == self.source
+        followed = self._arrived_ns and frame.source == self.source and self.empty_since != "seek"
         lost = max(0, frame.index - self._index - 1) if followed else 0
         idle_ns = now_ns - self._arrived_ns if self._arrived_ns else 0
         self.source, self._index = frame.source, frame.index
