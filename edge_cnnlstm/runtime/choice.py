@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import subprocess
 import sys
@@ -52,7 +53,7 @@ def _usable(speeds: Any) -> bool:
     return (
         isinstance(speeds, dict)
         and bool(speeds)
-        and all(name in known and isinstance(speed, float) for name, speed in speeds.items())
+        and all(name in known and isinstance(speed, float) and 0 < speed < math.inf for name, speed in speeds.items())
     )
 
 
@@ -79,7 +80,10 @@ def _try(path: Path, graph: Graph, backend: str, threads: int, streams: int) -> 
         done = subprocess.run(
             [str(word) for word in words], capture_output=True, text=True, timeout=PATIENCE_S, check=True
         )
-        return float(done.stdout.split()[-1])
+        speed = float(done.stdout.split()[-1])
+        if not 0 < speed < math.inf:
+            raise ValueError(f"it says that a step takes {speed} µs")
+        return speed
     except subprocess.CalledProcessError as error:
         last = (error.stderr or "").strip().splitlines()[-1:]
         log.warning(
@@ -107,7 +111,10 @@ def _remember(key: str, speeds: Speeds) -> None:
         file = _file()
         file.parent.mkdir(parents=True, exist_ok=True)
         temporary = file.with_name(f".{file.name}.{os.getpid()}")
-        temporary.write_text(json.dumps(_remembered() | {key: speeds}, indent=1) + "\n")
-        temporary.replace(file)
+        try:
+            temporary.write_text(json.dumps(_remembered() | {key: speeds}, indent=1) + "\n")
+            temporary.replace(file)
+        finally:
+            temporary.unlink(missing_ok=True)
     except (OSError, RuntimeError) as error:
         log.info("could not remember which engine is faster: %s", error)
