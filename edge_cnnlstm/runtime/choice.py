@@ -80,10 +80,7 @@ def _try(path: Path, graph: Graph, backend: str, threads: int, streams: int) -> 
         done = subprocess.run(
             [str(word) for word in words], capture_output=True, text=True, timeout=PATIENCE_S, check=True
         )
-        speed = float(done.stdout.split()[-1])
-        if not 0 < speed < math.inf:
-            raise ValueError(f"it says that a step takes {speed} µs")
-        return speed
+        return _speed(done.stdout)
     except subprocess.CalledProcessError as error:
         last = (error.stderr or "").strip().splitlines()[-1:]
         log.warning(
@@ -92,6 +89,13 @@ def _try(path: Path, graph: Graph, backend: str, threads: int, streams: int) -> 
     except (OSError, subprocess.TimeoutExpired, ValueError, IndexError) as error:
         log.warning("%s could not be tried on graph %r: %s", backend, graph.name, error)
     return None
+
+
+def _speed(said: str) -> float:
+    speed = float(said.rsplit(maxsplit=1)[-1])
+    if not 0 < speed < math.inf:
+        raise ValueError(f"it says that a step takes {speed} µs")
+    return speed
 
 
 def _file() -> Path:
