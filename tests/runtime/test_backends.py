@@ -9,11 +9,15 @@ import pytest
 from edge_cnnlstm.errors import BackendError
 from edge_cnnlstm.runtime.backends.base import Arrays, Backend, advance
 from edge_cnnlstm.runtime.backends.ort import OnnxRuntimeBackend, open_session
+from edge_cnnlstm.runtime.backends.ov import OpenVinoBackend
 from edge_cnnlstm.runtime.backends.scripted import Script, ScriptedBackend
 from edge_cnnlstm.runtime.frame import Pixels
+from edge_cnnlstm.runtime.optional import is_installed
 from edge_cnnlstm.spec import ModelSpec, StatePair, TensorSpec
 from tests.conftest import tiny_frames
 from tests.runtime.backend_contract import BackendContract, assert_same
+from tests.runtime.batch_contract import BatchContract
+from tests.runtime.doubles import for_streams
 
 
 class TestOnnxRuntime(BackendContract):
@@ -26,6 +30,56 @@ class TestScripted(BackendContract):
 
     def backend(self) -> Backend:
         return ScriptedBackend(self.spec, self.script)
+
+
+needs_openvino = pytest.mark.skipif(not is_installed("openvino"), reason="openvino is not installed")
+
+
+@needs_openvino
+class TestOpenVino(BackendContract):
+    def backend(self) -> Backend:
+        return OpenVinoBackend(self.onnx, self.spec)
+
+
+class TestOnnxRuntimeForSeveral(BatchContract):
+    def backend(self, streams: int) -> Backend:
+        return OnnxRuntimeBackend(for_streams(self.onnx, streams), self.spec.batched(streams))
+
+
+class TestScriptedForSeveral(BatchContract):
+    tolerance = 0.0
+
+    def backend(self, streams: int) -> Backend:
+        return ScriptedBackend(self.spec.batched(streams), self.script)
+
+
+@needs_openvino
+class TestOpenVinoForSeveral(BatchContract):
+    def backend(self, streams: int) -> Backend:
+        return OpenVinoBackend(for_streams(self.onnx, streams), self.spec.batched(streams))
+
+
+@needs_openvino
+@pytest.mark.parametrize("graph", [b"", b"not an ONNX file", bytes(100)])
+def test_what_is_no_graph_is_refused_by_openvino_too(graph: bytes, tiny_spec: ModelSpec) -> None:
+    with pytest.raises(BackendError, match=r"OpenVINO .* refused the graph"):
+        OpenVinoBackend(graph, tiny_spec)
+
+
+@needs_openvino
+@pytest.mark.parametrize("difference", ["frame size", "state shape", "state name", "output missing"])
+def test_openvino_refuses_a_graph_that_is_not_what_the_spec_says(
+    tiny_onnx: bytes, tiny_spec: ModelSpec, difference: str
+) -> None:
+    h, c = tiny_spec.states
+    specs = {
+        "frame size": replace(tiny_spec, frame=TensorSpec("frame", (1, 8, 9, 3), "uint8")),
+        "state shape": replace(tiny_spec, states=(h, replace(c, shape=(1, 1, 5)))),
+        "state name": replace(tiny_spec, states=(h, StatePair("d", "d_next", c.shape))),
+        "output missing": replace(tiny_spec, outputs=tiny_spec.outputs[:1], heads=tiny_spec.heads[:1]),
+    }
+    with pytest.raises(BackendError):
+        OpenVinoBackend(tiny_onnx, specs[difference])
 
 
 def test_outputs_are_overwritten_by_the_next_step(tiny_onnx: bytes, tiny_spec: ModelSpec) -> None:

@@ -71,7 +71,7 @@ def test_the_faster_one_is_taken_and_remembered(trials: Trials, fastest: Callabl
     trials.answer(**{engine: f"echo {20.5 if engine == faster else 30.5}" for engine in ENGINES})
     assert fastest() == faster
     assert trials.made == [*ENGINES, *ENGINES]
-    trials.answer(**{engine: "exit 1" for engine in ENGINES})
+    trials.answer(**dict.fromkeys(ENGINES, "exit 1"))
     assert fastest() == faster
     assert len(trials.made) == 4
 
@@ -250,7 +250,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(
         assert fastest() == "openvino"
     assert len(trials.made) == 8
     assert caplog.text.count("could not remember") == 2
-    assert not [path for path in cache.parent.glob(".*")]
+    assert not list(cache.parent.glob(".*"))
 
 
 def test_the_users_cache_folder_is_used_unless_another_is_named(
