@@ -106,8 +106,9 @@ class StreamGroup:
         """Advance the streams that have a frame, in one batch; the others' memories stay bit for bit as they are.
 
         Raises FrameError, before anything ran, for a frame that the network was not made for; ClosedError for a member
-        that has left; BackendError when the engine fails, with every memory as it was. A stream whose answer or memory
-        is NaN or infinity is emptied and gets its BackendError instead of a prediction; the others do not notice.
+        that has left; BackendError when the engine fails, with every memory as it was, but for those that a rule has
+        emptied. A stream whose answer or memory is NaN or infinity is emptied and gets its BackendError instead of a
+        prediction; the others do not notice.
         """
         self._guard.enter_at_once()
         try:

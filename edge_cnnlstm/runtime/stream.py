@@ -86,8 +86,9 @@ class Stream:
         """Advance by one frame: uint8 [height, width, 3] RGB of exactly the network's size, or a Frame of it.
 
         Raises FrameError for any other array and BackendError when the engine fails; either leaves the memory bit for
-        bit as it was. BackendError too when the answer or the memory is NaN or infinity; the memory is then emptied,
-        because what poisoned it would poison every answer after it. ThreadError when another thread is in here.
+        bit as it was, or empty if the frame at which the engine failed broke a rule. BackendError too when the answer
+        or the memory is NaN or infinity; the memory is then emptied, because what poisoned it would poison every answer
+        after it. ThreadError when another thread is in here.
         """
         self._guard.enter_at_once()
         try:
