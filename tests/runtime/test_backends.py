@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import textwrap
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +18,7 @@ from edge_cnnlstm.runtime.backends.scripted import Script, ScriptedBackend
 from edge_cnnlstm.runtime.frame import Pixels
 from edge_cnnlstm.runtime.optional import is_installed
 from edge_cnnlstm.spec import ModelSpec, StatePair, TensorSpec
-from tests.conftest import tiny_frames
+from tests.conftest import ROOT, tiny_frames
 from tests.runtime.backend_contract import BackendContract, assert_same
 from tests.runtime.batch_contract import BatchContract
 from tests.runtime.doubles import for_streams
@@ -224,3 +228,39 @@ def test_a_script_that_forgets_a_piece_of_memory_is_told_so(tiny_spec: ModelSpec
 
     with pytest.raises(BackendError):
         advance(ScriptedBackend(tiny_spec, script), tiny_frames(1, seed=0)[0])
+
+
+@needs_openvino
+@pytest.mark.parametrize("closed_by", ["the oldest first", "another thread"])
+def test_a_signal_after_openvino_engines_were_closed_is_handled(
+    tiny_bundle: Path, closed_by: str, tmp_path: Path
+) -> None:
+    # In a process of its own, which such a signal used to kill.
+    program = f"""
+        import signal, sys, threading
+        import edge_cnnlstm
+
+        def engine():
+            return edge_cnnlstm.open({str(tiny_bundle)!r}, backend="openvino")
+
+        first, second = engine(), engine()
+        if {closed_by == "another thread"}:
+            for stream in (second, first):
+                thread = threading.Thread(target=stream.close)
+                thread.start()
+                thread.join()
+        else:
+            first.swap(second)
+            first.close()
+        del first, second
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
+        signal.raise_signal(signal.SIGTERM)
+    """
+    ran = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        check=False,
+        timeout=120,
+    )
+    assert ran.returncode == 7

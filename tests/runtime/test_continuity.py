@@ -13,7 +13,7 @@ from edge_cnnlstm.runtime.backends.scripted import Script, ScriptedBackend
 from edge_cnnlstm.runtime.frame import Frame, Pixels
 from edge_cnnlstm.runtime.group import StreamGroup
 from edge_cnnlstm.runtime.prediction import Prediction
-from edge_cnnlstm.runtime.stream import Stream
+from edge_cnnlstm.runtime.stream import WARM_UP_STEPS, Stream
 from edge_cnnlstm.spec import ModelSpec, StateRules
 from tests.conftest import tiny_frames
 from tests.runtime.backend_contract import assert_same
@@ -332,3 +332,14 @@ def test_a_network_that_asks_learns_of_frames_from_the_past_as_no_time_at_all(
     stream.step(fourth(later=-PERIOD))
     assert heard[-1] == 0
     assert not stream.resets
+
+
+def test_an_engine_that_fails_at_a_frame_that_broke_a_rule_leaves_the_memory_empty_and_the_reason_known(
+    tiny_spec: ModelSpec, tiny_script: Script
+) -> None:
+    stream = Stream(ScriptedBackend(tiny_spec, tiny_script, fail_at=frozenset({WARM_UP_STEPS + 3})))
+    begun(stream)
+    with pytest.raises(BackendError, match="fails by script"):
+        stream.step(BREAKS["gap"])
+    assert not any(array.any() for array in stream.snapshot().values())
+    assert_fresh(stream, stream.step(FRAME), "gap", tiny_spec, tiny_script)

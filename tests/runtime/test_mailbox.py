@@ -23,6 +23,7 @@ from edge_cnnlstm.runtime.frame import Frame, Pixels
 from edge_cnnlstm.runtime.mailbox import QUEUE_FRAMES, Counts, Mailbox, Policy
 from edge_cnnlstm.runtime.pipeline import Pipeline
 from edge_cnnlstm.runtime.prediction import Prediction
+from edge_cnnlstm.runtime.realtime import Realtime
 from edge_cnnlstm.runtime.sinks.base import Callback
 from edge_cnnlstm.runtime.stream import WARM_UP_STEPS, Stream
 from edge_cnnlstm.spec import ModelSpec
@@ -384,6 +385,31 @@ class TestAsync:
         assert len(set(stepped_in)) == 1
         assert threading.current_thread().name not in stepped_in
         assert source.closed.is_set()
+
+    @pytest.mark.parametrize("ends", ["at the end", "by a break"])
+    def test_what_the_loop_changes_for_its_thread_is_put_back_in_that_thread(self, stream: Stream, ends: str) -> None:
+        threads: list[str] = []
+
+        class Noting(Realtime):
+            @contextmanager
+            def loop(self) -> Iterator[None]:
+                entered = threading.current_thread().name
+                try:
+                    yield
+                finally:
+                    threads.append(threading.current_thread().name)
+                    threads.append(entered)
+
+        realtime = Noting(keep_warm=False, priority=None)
+
+        async def consume() -> None:
+            async for _ in Pipeline(source_of(), stream, "every", realtime=realtime):
+                if ends == "by a break":
+                    break
+
+        asyncio.run(consume())
+        left_in, entered_in = threads
+        assert left_in == entered_in != threading.current_thread().name
 
     @pytest.mark.parametrize("policy", POLICIES)
     def test_a_break_ends_it(self, stream: Stream, policy: str) -> None:

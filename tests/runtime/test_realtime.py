@@ -46,6 +46,7 @@ def rhythm_of(*arrivals: int) -> Rhythm:
 def test_a_rhythm_takes_two_frames() -> None:
     assert rhythm_of().next_ns is None
     assert rhythm_of(START).next_ns is None
+    assert rhythm_of(START, START).next_ns is None
     assert rhythm_of(START, START + PERIOD).next_ns == START + 2 * PERIOD
 
 
