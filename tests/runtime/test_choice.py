@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import stat
@@ -269,7 +270,10 @@ def test_a_trial_prints_the_microseconds_of_a_step(
 ) -> None:
     pytest.importorskip(engine)
     monkeypatch.setattr(trial, "STEPS", 20)
-    trial.main(str(tiny_bundle), "tiny", engine, "1", "1")
+    try:
+        trial.main(str(tiny_bundle), "tiny", engine, "1", "1")
+    finally:
+        gc.enable()
     assert float(capsys.readouterr().out) > 0
 
 

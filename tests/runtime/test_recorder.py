@@ -288,3 +288,16 @@ def test_predictions_carry_the_times_that_are_on_record(scripted: Stream) -> Non
     found = [scripted.step(pixels).timings for pixels in tiny_frames(40, seed=1)]
     for name in Timings._fields:
         assert facts(scripted.latency.stages[name]) == facts(histogram_of(getattr(each, name) for each in found))
+
+
+def test_what_a_reader_got_stays_as_it_was_while_frames_go_on() -> None:
+    recorder = LatencyRecorder(DEADLINE)
+    recorder.record(10**12, row(0, MS).timings)
+    histograms = [*recorder.stages.values(), recorder.response, recorder.jitter, recorder.first_after_idle]
+    timeline = recorder.timeline
+    before, document = [facts(histogram) for histogram in histograms], timeline.document()
+    for at in range(1, BATCH + 10):
+        recorder.record(10**12 + at * PERIOD, row(0, 40 * MS).timings, 1, IDLE_NS)
+    assert recorder.deadline_misses == BATCH + 9
+    assert [facts(histogram) for histogram in histograms] == before
+    assert timeline.document() == document
