@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from numpy.typing import NDArray
 
 from edge_cnnlstm.bundle import format as bundle_format
@@ -39,6 +40,17 @@ MOST_MISSED = 16
 
 DtScript = Callable[[Pixels, Arrays, float], tuple[Arrays, Arrays]]
 """(pixels, state by input name, seconds since the last frame) → (outputs by name, new state by input name)."""
+
+settings.register_profile("reproducible", deadline=None, derandomize=True, database=None)
+settings.load_profile("reproducible")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Neither read nor write what the user's engines have measured."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

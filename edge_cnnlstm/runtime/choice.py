@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import subprocess
 import sys
@@ -76,7 +77,7 @@ def _usable(speeds: Any, names: set[str]) -> bool:
     return (
         isinstance(speeds, dict)
         and bool(speeds)
-        and all(name in names and isinstance(speed, float) for name, speed in speeds.items())
+        and all(name in names and isinstance(speed, float) and 0 < speed < math.inf for name, speed in speeds.items())
     )
 
 
@@ -104,13 +105,20 @@ def _try(path: Path, candidate: Candidate, threads: int, streams: int) -> float 
         done = subprocess.run(
             [str(word) for word in words], capture_output=True, text=True, timeout=PATIENCE_S, check=True, cwd=HOME
         )
-        return float(done.stdout.split()[-1])
+        return _speed(done.stdout)
     except subprocess.CalledProcessError as error:
         last = (error.stderr or "").strip().splitlines()[-1:] or [""]
         log.warning("%s cannot run graph %r here (exit status %d) %s", backend, graph, error.returncode, last[0])
     except (OSError, subprocess.TimeoutExpired, ValueError, IndexError) as error:
         log.warning("%s could not be tried on graph %r: %s", backend, graph, error)
     return None
+
+
+def _speed(said: str) -> float:
+    speed = float(said.rsplit(maxsplit=1)[-1])
+    if not 0 < speed < math.inf:
+        raise ValueError(f"it says that a step takes {speed} µs")
+    return speed
 
 
 def _file() -> Path:
@@ -130,7 +138,10 @@ def _remember(key: str, speeds: Speeds) -> None:
         file = _file()
         file.parent.mkdir(parents=True, exist_ok=True)
         temporary = file.with_name(f".{file.name}.{os.getpid()}")
-        temporary.write_text(json.dumps(_remembered() | {key: speeds}, indent=1) + "\n")
-        temporary.replace(file)
+        try:
+            temporary.write_text(json.dumps(_remembered() | {key: speeds}, indent=1) + "\n")
+            temporary.replace(file)
+        finally:
+            temporary.unlink(missing_ok=True)
     except (OSError, RuntimeError) as error:
         log.info("could not remember which engine is faster: %s", error)

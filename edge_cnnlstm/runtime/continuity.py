@@ -15,13 +15,17 @@ class Continuity:
     """
 
     def __init__(self, rules: StateRules) -> None:
-        self.rules = rules
         self.empty_since: str | None = "start"
-        self._gap_ns = math.inf if rules.gap_ms is None else rules.gap_ms * 1e6
-        self._idle_ns = math.inf if rules.idle_ms is None else rules.idle_ms * 1e6
         self.source = ""
         self._index = -1
         self._captured_ns = self._arrived_ns = 0
+        self.follow(rules)
+
+    def follow(self, rules: StateRules) -> None:
+        """Go by these rules from now on."""
+        self.rules = rules
+        self._gap_ns = math.inf if rules.gap_ms is None else rules.gap_ms * 1e6
+        self._idle_ns = math.inf if rules.idle_ms is None else rules.idle_ms * 1e6
 
     def forget(self, reason: str) -> None:
         """Start anew: the memory was emptied, for this reason."""
@@ -37,9 +41,12 @@ class Continuity:
         if self.empty_since is not None or not self._arrived_ns:
             return None
         rules = self.rules
-        if frame.source != self.source and rules.source_change:
+        other_source = frame.source != self.source
+        if other_source and rules.source_change:
             return "source change"
-        if (frame.index <= self._index or captured_ns < self._captured_ns) and rules.seek:
+        # Each source numbers its own frames, but all of them read one clock.
+        again = frame.index <= self._index and not other_source
+        if (again or captured_ns < self._captured_ns) and rules.seek:
             return "seek"
         if captured_ns - self._captured_ns > self._gap_ns:
             return "gap"
@@ -57,7 +64,7 @@ class Continuity:
 
     def accept(self, frame: Frame, captured_ns: int, now_ns: int) -> tuple[int, int]:
         """Note that a frame was answered; return the frames lost since the last, and for how long, in ns, none came."""
-        followed = self._arrived_ns and frame.source == self.source
+        followed = self._arrived_ns and frame.source == self.source and self.empty_since != "seek"
         lost = max(0, frame.index - self._index - 1) if followed else 0
         idle_ns = now_ns - self._arrived_ns if self._arrived_ns else 0
         self.source, self._index = frame.source, frame.index

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -68,11 +69,12 @@ class StreamGroup:
         self.backend = backend
         self._guard = Guard("a group of streams")
         self._rules = rules or backend.spec.rules
-        self._deadline_ms = deadline_ms
+        self._new_lane = partial(Lane, backend.spec, self._rules, deadline_ms)
         self._members: list[Member | None] = [None] * backend.spec.batch
         self._generations = [0] * backend.spec.batch
         self._closed = False
         try:
+            self._new_lane()  # refuses a deadline that is no time now, rather than when somebody joins
             warm_up(backend)
         except BaseException:
             backend.close()
@@ -96,8 +98,7 @@ class StreamGroup:
             slot = self._members.index(None)
             self._generations[slot] += 1
             self.backend.state.reset(slot)
-            lane = Lane(self.spec, self._rules, self._deadline_ms)
-            member = Member(name or f"stream {slot}", slot, self._generations[slot], lane)
+            member = Member(name or f"stream {slot}", slot, self._generations[slot], self._new_lane())
             self._members[slot] = member
             return member
 
@@ -105,8 +106,9 @@ class StreamGroup:
         """Advance the streams that have a frame, in one batch; the others' memories stay bit for bit as they are.
 
         Raises FrameError, before anything ran, for a frame that the network was not made for; ClosedError for a member
-        that has left; BackendError when the engine fails, with every memory as it was. A stream whose answer or memory
-        is NaN or infinity is emptied and gets its BackendError instead of a prediction; the others do not notice.
+        that has left; BackendError when the engine fails, with every memory as it was, but for those that a rule has
+        emptied. A stream whose answer or memory is NaN or infinity is emptied and gets its BackendError instead of a
+        prediction; the others do not notice.
         """
         self._guard.enter_at_once()
         try:
@@ -164,8 +166,9 @@ class StreamGroup:
 
     def close(self) -> None:
         """Release the engine, once the step at hand is over; may be called twice."""
-        self._closed = True
-        self._guard.at_rest(self.backend.close)
+        if not self._closed:
+            self._closed = True
+            self._guard.at_rest(self.backend.close)
 
     def __enter__(self) -> Self:
         return self

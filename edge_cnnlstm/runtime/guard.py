@@ -60,12 +60,13 @@ class Guard:
 
     def _call_if_at_rest(self) -> None:
         # Whoever is inside looks for a last call after releasing the lock, so that none is missed.
-        if self._lock.acquire(blocking=False):
+        if self.try_enter():
             try:
                 call, self._last_call = self._last_call, None
                 if call is not None:
                     call()
             finally:
+                self._holder = 0
                 self._lock.release()
 
     def _occupied(self) -> ThreadError:

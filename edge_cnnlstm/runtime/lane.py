@@ -31,14 +31,19 @@ class Lane:
     def __init__(self, spec: ModelSpec, rules: StateRules, deadline_ms: float | None) -> None:
         if deadline_ms is not None and not 0 < deadline_ms < math.inf:
             raise ConfigError(f"a deadline of {deadline_ms} ms", expected="a finite time above 0", fix="change it")
-        self.rules = rules
         self.continuity = Continuity(rules)
         self.latency = LatencyRecorder(None if deadline_ms is None else round(deadline_ms * 1e6))
         self.resets: Counter[str] = Counter()
         self.refused = 0
         self._shape = spec.frame.shape[1:]
-        self._decoders = list(decoders(spec, finite=rules.not_finite).items())
         self._next_index = 0
+        self.adopt(spec, rules)
+
+    def adopt(self, spec: ModelSpec, rules: StateRules) -> None:
+        """Read the answers of this network from now on, by these rules; what is known of the last frame stays."""
+        self.rules = rules
+        self.continuity.follow(rules)
+        self._decoders = list(decoders(spec, finite=rules.not_finite).items())
 
     def accept(self, frame: Frame | Pixels) -> Frame:
         """Return a frame, or an array as one that is captured now; raises FrameError unless the network fits it."""
@@ -76,7 +81,7 @@ class Lane:
         answers = {name: decode(outputs, frame.placement, row) for name, decode in self._decoders}
         decided = time.monotonic_ns()
         waited = begun - captured_ns
-        fit = min(frame.fit_ns, waited)
+        fit = min(max(frame.fit_ns, 0), waited)
         timings = Timings(waited - fit, fit, inferred - begun, decided - inferred, decided - captured_ns)
         reason = self.continuity.empty_since
         lost, idle_ns = self.continuity.accept(frame, captured_ns, begun)

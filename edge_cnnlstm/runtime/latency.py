@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import threading
 from array import array
-from typing import NamedTuple
+from collections.abc import Callable
+from copy import deepcopy
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +20,7 @@ from numpy.typing import NDArray
 from edge_cnnlstm.runtime.histogram import Histogram, Summary, summarise
 from edge_cnnlstm.runtime.timeline import Timeline
 
+T = TypeVar("T")
 IDLE_NS = 1_000_000_000
 """A frame that no other came before for so long is the first after idling: engines and clocks have gone to sleep."""
 MOST_LOST = 4096
@@ -52,7 +55,7 @@ class LatencyRecorder:
     each of `Timings`; `response`, the age of every frame at the first decision that was made after it, lost frames
     included; `jitter`, by how much an age differs from the one before it (RFC 3393); `first_after_idle`, the ages of
     frames that no other came before for a second. `timeline` is the whole run. `clock_faults` counts frames that say
-    they were captured in the future: they count as captured on arrival. Any thread may read.
+    they were captured in the future: they count as captured on arrival. Any thread may read; what it gets is its own.
     """
 
     def __init__(self, deadline_ns: int | None = None) -> None:
@@ -78,51 +81,43 @@ class LatencyRecorder:
 
     @property
     def stages(self) -> dict[str, Histogram]:
-        self._settle()
-        return self._stages
+        return self._settled(lambda: self._stages)
 
     @property
     def response(self) -> Histogram:
-        self._settle()
-        return self._response
+        return self._settled(lambda: self._response)
 
     @property
     def jitter(self) -> Histogram:
-        self._settle()
-        return self._jitter
+        return self._settled(lambda: self._jitter)
 
     @property
     def first_after_idle(self) -> Histogram:
-        self._settle()
-        return self._first_after_idle
+        return self._settled(lambda: self._first_after_idle)
 
     @property
     def timeline(self) -> Timeline:
-        self._settle()
-        return self._timeline
+        return self._settled(lambda: self._timeline)
 
     @property
     def deadline_misses(self) -> int:
         """Frames whose decision came too late; what never got one of its own is counted as lost."""
-        self._settle()
-        return self._misses
+        return self._settled(lambda: self._misses)
 
     @property
     def longest_miss_burst(self) -> int:
         """The most such frames in a row."""
-        self._settle()
-        return self._longest_burst
+        return self._settled(lambda: self._longest_burst)
 
     @property
     def lost(self) -> int:
         """Frames that were captured, by the gaps in the frames' numbers, and never reached the stream."""
-        self._settle()
-        return self._lost
+        return self._settled(lambda: self._lost)
 
     @property
     def fps(self) -> float | None:
         """Decisions a second, from the intervals between them; None before there are two."""
-        count, span = self.stages["age"].count, self._last_decision - self._first_decision
+        count, span = self._settled(lambda: (self._stages["age"].count, self._last_decision - self._first_decision))
         return (count - 1) / span * 1e9 if count > 1 and span > 0 else None
 
     def summary(self) -> dict[str, Summary]:
@@ -132,11 +127,14 @@ class LatencyRecorder:
     def tidy(self) -> None:
         """Do in a quiet moment, if it is due soon, what a step would have to do: it takes half a millisecond."""
         if len(self._pending) >= BATCH * len(FIELDS) // 2:
-            self._settle()
+            with self._lock:
+                self._fold()
 
-    def _settle(self) -> None:
+    def _settled(self, part: Callable[[], T]) -> T:
+        """Return a part of the record, every frame counted, that no other thread changes any more."""
         with self._lock:
             self._fold()
+            return deepcopy(part())
 
     def _fold(self) -> None:
         """Move what is pending into the histograms."""

@@ -7,10 +7,12 @@ import gc
 import logging
 import os
 import statistics
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +45,7 @@ class Realtime:
     @contextlib.contextmanager
     def loop(self) -> Iterator[None]:
         """Apply to the calling thread, and undo at the end."""
-        with self.thread(), _without_collector() if self.freeze_collector else contextlib.nullcontext():
+        with self.thread(), _COLLECTOR.kept_off() if self.freeze_collector else contextlib.nullcontext():
             yield
 
     @contextlib.contextmanager
@@ -51,14 +53,9 @@ class Realtime:
         """Give the calling thread its cores and its priority, and take them back at the end."""
         with contextlib.ExitStack() as undo:
             if self.cpus is not None:
-                before = os.sched_getaffinity(0)
-                if _permitted(f"the cores {sorted(self.cpus)}", lambda: os.sched_setaffinity(0, self.cpus or ())):
-                    undo.callback(os.sched_setaffinity, 0, before)
+                undo.callback(_permitted(f"the cores {sorted(self.cpus)}", partial(_pin, self.cpus)))
             if self.priority is not None:
-                policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
-                wanted = os.sched_param(self.priority)
-                if _permitted("SCHED_FIFO", lambda: os.sched_setscheduler(0, os.SCHED_FIFO, wanted)):
-                    undo.callback(os.sched_setscheduler, 0, policy, parameters)
+                undo.callback(_permitted("SCHED_FIFO", partial(_prioritise, self.priority)))
             yield
 
 
@@ -102,25 +99,58 @@ def sleep_until(due_ns: int, spin_ns: int = 0) -> None:
         pass
 
 
-@contextlib.contextmanager
-def _without_collector() -> Iterator[None]:
-    """Keep the cyclic garbage collector from running: with a million live objects it would stop the loop for 0.2 s."""
-    was_enabled = gc.isenabled()
-    gc.collect()
-    gc.freeze()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-        if was_enabled:
-            gc.enable()
+class _Collector:
+    """The cyclic garbage collector, kept off while any loop runs: with a million live objects it takes 0.2 s.
+
+    It is the whole process's: of several loops the first one switches it off, and the last one on again.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()  # collecting may end a loop that somebody abandoned
+        self._loops = 0
+        self._was_enabled = True
+
+    @contextlib.contextmanager
+    def kept_off(self) -> Iterator[None]:
+        with self._lock:
+            self._loops += 1
+            if self._loops == 1:
+                self._was_enabled = gc.isenabled()
+                gc.collect()
+                gc.freeze()
+                gc.disable()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._loops -= 1
+                if not self._loops:
+                    gc.unfreeze()
+                    if self._was_enabled:
+                        gc.enable()
 
 
-def _permitted(what: str, ask: Callable[[], None]) -> bool:
+_COLLECTOR = _Collector()
+
+
+def _pin(cpus: frozenset[int]) -> Callable[[], None]:
+    """Give the calling thread these cores; return how to undo it."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cpus)
+    return partial(os.sched_setaffinity, 0, before)
+
+
+def _prioritise(priority: int) -> Callable[[], None]:
+    """Let the calling thread go first; return how to undo it."""
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
+    return partial(os.sched_setscheduler, 0, policy, parameters)
+
+
+def _permitted(what: str, change: Callable[[], Callable[[], None]]) -> Callable[[], None]:
+    """Change a setting and return how to undo it; where that is not permitted, say so and change nothing."""
     try:
-        ask()
+        return change()
     except (OSError, ValueError) as error:
         log.warning("not permitted to use %s (%s): going on without", what, error)
-        return False
-    return True
+        return lambda: None

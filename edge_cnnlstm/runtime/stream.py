@@ -54,6 +54,7 @@ class Stream:
                     fix="open it with edge_cnnlstm.open, or use a StreamGroup",
                 )
             self._guard = Guard("a stream")
+            self._own_rules = rules
             self._lane = Lane(backend.spec, rules or backend.spec.rules, deadline_ms)
             self._closed = False
             self._take_over(backend, graph, digest)
@@ -87,8 +88,9 @@ class Stream:
         """Advance by one frame: uint8 [height, width, 3] RGB of exactly the network's size, or a Frame of it.
 
         Raises FrameError for any other array and BackendError when the engine fails; either leaves the memory bit for
-        bit as it was. BackendError too when the answer or the memory is NaN or infinity; the memory is then emptied,
-        because what poisoned it would poison every answer after it. ThreadError when another thread is in here.
+        bit as it was, or empty if the frame at which the engine failed broke a rule. BackendError too when the answer
+        or the memory is NaN or infinity; the memory is then emptied, because what poisoned it would poison every answer
+        after it. ThreadError when another thread is in here.
         """
         self._guard.enter_at_once()
         try:
@@ -152,9 +154,10 @@ class Stream:
     def swap(self, fresh: Stream) -> bool:
         """Take over the engine of a stream that was just opened, between two frames; return whether memory was kept.
 
-        It is kept only when both run the very same graph, else the reason of the reset is "model changed". `fresh` is
-        closed without its engine, ours is released. Raises ConfigError, with nothing changed, when the new network
-        wants frames of another size, or heads that this stream does not have.
+        It is kept only when both run the very same graph, else the reason of the reset is "model changed". Rules that
+        came with the network change with it. `fresh` is closed without its engine, ours is released. Raises
+        ConfigError, with nothing changed, when the new network wants frames of another size, or heads that this stream
+        does not have.
         """
         with self._guard, fresh._guard:
             self._check_open()
@@ -171,17 +174,18 @@ class Stream:
                 fresh.backend.state.restore(self.backend.state.snapshot())
             old = self.backend
             self._take_over(fresh.backend, fresh.graph, fresh.digest)
-            fresh._closed = True
+            self._lane.adopt(self.spec, self._own_rules or self.spec.rules)
+            fresh._closed, fresh._owns_engine = True, False
             old.close()
             if not keeps:
-                self._lane.emptied("model changed")
+                self._empty("model changed")
             return keeps
 
     def close(self) -> None:
         """Release the engine, once the step at hand is over; may be called twice, from any thread or signal handler."""
         if not self._closed:
             self._closed = True
-            self._guard.at_rest(self.backend.close)
+            self._guard.at_rest(self._release)
 
     def __enter__(self) -> Self:
         return self
@@ -196,6 +200,13 @@ class Stream:
         self.fit = Fit.of(backend.spec)
         self._frame = backend.frames[0]
         self._asks_for_dt = backend.spec.dt is not None
+        self._owns_engine = True
+
+    def _release(self) -> None:
+        """Close the engine that is ours by now: it may have come, or gone, in a swap since `close` was called."""
+        if self._owns_engine:
+            self._owns_engine = False
+            self.backend.close()
 
     def _empty(self, reason: str) -> None:
         self.backend.state.reset()

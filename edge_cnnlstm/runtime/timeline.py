@@ -21,7 +21,8 @@ class Timeline:
     def __init__(self) -> None:
         self.start_ns: int | None = None
         self.width_ns = FIRST_WIDTH_NS
-        self._frames, self._oldest, self._ages, self._late, self._lost = np.zeros((5, BINS), np.int64)
+        self._frames, self._oldest, self._late, self._lost = np.zeros((4, BINS), np.int64)
+        self._ages = np.zeros(BINS)
 
     def add(
         self,
@@ -32,7 +33,8 @@ class Timeline:
     ) -> None:
         """Add decisions, in the order of their instants: monotonic ns, ages in ns, and what was late or lost before."""
         if self.start_ns is None:
-            self.start_ns = int(decided[0] - ages[0])
+            # Not its capture: by a clock that is wrong that was ten years ago, and the run would be one stretch.
+            self.start_ns = int(decided[0])
         since = np.maximum(decided - self.start_ns, 0)
         while since[-1] >= BINS * self.width_ns:
             self._halve()

@@ -192,13 +192,88 @@ class BackendContract(ABC):
         with pytest.raises(ClosedError, match="closed"):
             advance(engine, frames[0])
 
-    @pytest.mark.parametrize("call", ["reset", "snapshot", "restore"])
+    @pytest.mark.parametrize("call", ["reset", "snapshot", "restore", "hold", "is_finite"])
     def test_the_memory_of_a_closed_backend_is_out_of_reach(self, call: str) -> None:
         engine = self.backend()
-        memory = engine.state.snapshot()
+        arguments: dict[str, list[object]] = {"restore": [engine.state.snapshot()], "hold": [[0]]}
         engine.close()
         with pytest.raises(ClosedError):
-            getattr(engine.state, call)(*[memory] * (call == "restore"))
+            getattr(engine.state, call)(*arguments.get(call, []))
+
+    @pytest.mark.parametrize("steps", [0, 1, 2, 3])
+    @pytest.mark.parametrize("times", [1, 2])
+    def test_a_rehearsal_changes_nothing_on_either_side_of_the_ping_pong(
+        self, engine: Backend, frames: NDArray[np.uint8], steps: int, times: int
+    ) -> None:
+        for pixels in frames[:steps]:
+            advance(engine, pixels)
+        memory = engine.state.snapshot()
+        expected = copied(advance(engine, frames[steps]))
+        after = engine.state.snapshot()
+        engine.state.restore(memory)
+        engine.frames[...] = frames[-1]
+        for _ in range(times):
+            engine.rehearse()
+            assert_same(engine.state.snapshot(), memory)
+        assert_same(advance(engine, frames[steps]), expected)
+        assert_same(engine.state.snapshot(), after)
+
+    def test_a_closed_backend_does_not_rehearse(self) -> None:
+        engine = self.backend()
+        engine.close()
+        with pytest.raises(ClosedError, match="closed"):
+            engine.rehearse()
+
+    def test_the_buffers_that_the_caller_writes_into_are_the_same_ones_for_ever(
+        self, engine: Backend, frames: NDArray[np.uint8]
+    ) -> None:
+        assert (engine.frames.shape, engine.frames.dtype) == (self.spec.frame.shape, np.uint8)
+        assert (engine.dt.shape, engine.dt.dtype) == ((1, 1), np.float32)
+        buffers = engine.frames, engine.dt
+        addresses = [buffer.ctypes.data for buffer in buffers]
+        memory = engine.state.snapshot()
+        for pixels in frames[:3]:
+            advance(engine, pixels)
+            engine.rehearse()
+            engine.state.restore(memory)
+            engine.state.reset()
+        assert engine.frames is buffers[0]
+        assert engine.dt is buffers[1]
+        assert [buffer.ctypes.data for buffer in buffers] == addresses
+        np.testing.assert_array_equal(engine.frames[0], frames[2])
+
+    @pytest.mark.parametrize("steps", [1, 2, 3])
+    def test_a_step_that_is_held_back_was_never_made(
+        self, engine: Backend, frames: NDArray[np.uint8], steps: int
+    ) -> None:
+        for pixels in frames[:steps]:
+            advance(engine, pixels)
+        memory = engine.state.snapshot()
+        expected = copied(advance(engine, frames[steps]))
+        engine.state.restore(memory)
+        advance(engine, frames[-1])
+        engine.state.restore(memory)
+        advance(engine, frames[-2])
+        engine.state.hold([])
+        assert not np.array_equal(engine.state.snapshot()["c"], memory["c"])
+        engine.state.hold([0])
+        assert_same(engine.state.snapshot(), memory)
+        assert_same(advance(engine, frames[steps]), expected)
+
+    @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+    def test_it_knows_whether_its_memory_is_finite(
+        self, engine: Backend, frames: NDArray[np.uint8], bad: float
+    ) -> None:
+        advance(engine, frames[0])
+        assert engine.state.is_finite()
+        memory = engine.state.snapshot()
+        poisoned = copied(memory)
+        poisoned["h"].flat[-1] = bad
+        engine.state.restore(poisoned)
+        assert not engine.state.is_finite()
+        assert not engine.state.is_finite(0)
+        engine.state.restore(memory)
+        assert engine.state.is_finite()
 
 
 def copied(arrays: Mapping[str, NDArray[np.generic]]) -> Values:

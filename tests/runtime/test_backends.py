@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import textwrap
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,11 +13,15 @@ import pytest
 from edge_cnnlstm.errors import BackendError
 from edge_cnnlstm.runtime.backends.base import Arrays, Backend, advance
 from edge_cnnlstm.runtime.backends.ort import OnnxRuntimeBackend, open_session
+from edge_cnnlstm.runtime.backends.ov import OpenVinoBackend
 from edge_cnnlstm.runtime.backends.scripted import Script, ScriptedBackend
 from edge_cnnlstm.runtime.frame import Pixels
+from edge_cnnlstm.runtime.optional import is_installed
 from edge_cnnlstm.spec import ModelSpec, StatePair, TensorSpec
-from tests.conftest import tiny_frames
+from tests.conftest import ROOT, tiny_frames
 from tests.runtime.backend_contract import BackendContract, assert_same
+from tests.runtime.batch_contract import BatchContract
+from tests.runtime.doubles import for_streams
 
 
 class TestOnnxRuntime(BackendContract):
@@ -26,6 +34,56 @@ class TestScripted(BackendContract):
 
     def backend(self) -> Backend:
         return ScriptedBackend(self.spec, self.script)
+
+
+needs_openvino = pytest.mark.skipif(not is_installed("openvino"), reason="openvino is not installed")
+
+
+@needs_openvino
+class TestOpenVino(BackendContract):
+    def backend(self) -> Backend:
+        return OpenVinoBackend(self.onnx, self.spec)
+
+
+class TestOnnxRuntimeForSeveral(BatchContract):
+    def backend(self, streams: int) -> Backend:
+        return OnnxRuntimeBackend(for_streams(self.onnx, streams), self.spec.batched(streams))
+
+
+class TestScriptedForSeveral(BatchContract):
+    tolerance = 0.0
+
+    def backend(self, streams: int) -> Backend:
+        return ScriptedBackend(self.spec.batched(streams), self.script)
+
+
+@needs_openvino
+class TestOpenVinoForSeveral(BatchContract):
+    def backend(self, streams: int) -> Backend:
+        return OpenVinoBackend(for_streams(self.onnx, streams), self.spec.batched(streams))
+
+
+@needs_openvino
+@pytest.mark.parametrize("graph", [b"", b"not an ONNX file", bytes(100)])
+def test_what_is_no_graph_is_refused_by_openvino_too(graph: bytes, tiny_spec: ModelSpec) -> None:
+    with pytest.raises(BackendError, match=r"OpenVINO .* refused the graph"):
+        OpenVinoBackend(graph, tiny_spec)
+
+
+@needs_openvino
+@pytest.mark.parametrize("difference", ["frame size", "state shape", "state name", "output missing"])
+def test_openvino_refuses_a_graph_that_is_not_what_the_spec_says(
+    tiny_onnx: bytes, tiny_spec: ModelSpec, difference: str
+) -> None:
+    h, c = tiny_spec.states
+    specs = {
+        "frame size": replace(tiny_spec, frame=TensorSpec("frame", (1, 8, 9, 3), "uint8")),
+        "state shape": replace(tiny_spec, states=(h, replace(c, shape=(1, 1, 5)))),
+        "state name": replace(tiny_spec, states=(h, StatePair("d", "d_next", c.shape))),
+        "output missing": replace(tiny_spec, outputs=tiny_spec.outputs[:1], heads=tiny_spec.heads[:1]),
+    }
+    with pytest.raises(BackendError):
+        OpenVinoBackend(tiny_onnx, specs[difference])
 
 
 def test_outputs_are_overwritten_by_the_next_step(tiny_onnx: bytes, tiny_spec: ModelSpec) -> None:
@@ -170,3 +228,39 @@ def test_a_script_that_forgets_a_piece_of_memory_is_told_so(tiny_spec: ModelSpec
 
     with pytest.raises(BackendError):
         advance(ScriptedBackend(tiny_spec, script), tiny_frames(1, seed=0)[0])
+
+
+@needs_openvino
+@pytest.mark.parametrize("closed_by", ["the oldest first", "another thread"])
+def test_a_signal_after_openvino_engines_were_closed_is_handled(
+    tiny_bundle: Path, closed_by: str, tmp_path: Path
+) -> None:
+    # In a process of its own, which such a signal used to kill.
+    program = f"""
+        import signal, sys, threading
+        import edge_cnnlstm
+
+        def engine():
+            return edge_cnnlstm.open({str(tiny_bundle)!r}, backend="openvino")
+
+        first, second = engine(), engine()
+        if {closed_by == "another thread"}:
+            for stream in (second, first):
+                thread = threading.Thread(target=stream.close)
+                thread.start()
+                thread.join()
+        else:
+            first.swap(second)
+            first.close()
+        del first, second
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
+        signal.raise_signal(signal.SIGTERM)
+    """
+    ran = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        check=False,
+        timeout=120,
+    )
+    assert ran.returncode == 7

@@ -113,8 +113,9 @@ def test_noise_only_adds_so_each_engines_best_turn_counts(manifest: Manifest, mo
         OSError("no such program"),
         SimpleNamespace(stdout=""),
         SimpleNamespace(stdout="nonsense\n"),
+        *(SimpleNamespace(stdout=f"{speed}\n") for speed in ("0", "-3", "inf", "nan")),
     ],
-    ids=["crash", "refusal", "hang", "no python", "silence", "nonsense"],
+    ids=["crash", "refusal", "hang", "no python", "silence", "nonsense", "no time", "less", "for ever", "no number"],
 )
 def test_an_engine_that_fails_its_trial_is_left_out_with_one_line(
     manifest: Manifest, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fault: object
@@ -151,7 +152,7 @@ def test_a_damaged_memory_is_measured_over(
     assert len(json.loads(cache.read_text())) >= 1
 
 
-@pytest.mark.parametrize("speeds", [{}, [], None, {"openvino fp32": "fast"}, {"somebody else": 1.0}, 3])
+@pytest.mark.parametrize("speeds", [{}, [], None, {"openvino fp32": "fast"}, {"openvino fp32": 0.0}, {"else": 1.0}, 3])
 def test_a_memory_that_makes_no_sense_is_measured_over(
     manifest: Manifest, tried: list[tuple[str, str]], cache: Path, speeds: object
 ) -> None:

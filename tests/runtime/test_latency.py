@@ -2,25 +2,21 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from edge_cnnlstm.runtime import lane, realtime
-from edge_cnnlstm.runtime import stream as stream_module
 from edge_cnnlstm.runtime.backends.base import Arrays
 from edge_cnnlstm.runtime.backends.scripted import Script, ScriptedBackend
 from edge_cnnlstm.runtime.frame import Pixels
 from edge_cnnlstm.runtime.histogram import RELATIVE_ERROR, Histogram, Summary
 from edge_cnnlstm.runtime.latency import LatencyRecorder, Timings
-from edge_cnnlstm.runtime.sources import base
 from edge_cnnlstm.runtime.sources.array import ArraySource
 from edge_cnnlstm.runtime.stream import WARM_UP_STEPS, Stream
 from edge_cnnlstm.spec import ModelSpec
 from tests.conftest import tiny_frames
+from tests.runtime.doubles import MS, Clock
 
-MS = 1_000_000
 HOUR = 3600 * 1000 * MS
 
 
@@ -141,25 +137,7 @@ def test_the_summary_of_nothing_is_nothing() -> None:
     assert Summary().p50 is None
 
 
-class Clock:
-    """Time that passes when somebody sleeps or works."""
-
-    def __init__(self) -> None:
-        self.now = 10**12
-
-    def monotonic_ns(self) -> int:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += math.ceil(seconds * 1e9)
-
-
-def test_a_stall_ages_every_frame_that_it_delayed(
-    monkeypatch: pytest.MonkeyPatch, tiny_spec: ModelSpec, tiny_script: Script
-) -> None:
-    clock = Clock()
-    for module in (base, realtime, lane, stream_module):
-        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic_ns=clock.monotonic_ns, sleep=clock.sleep))
+def test_a_stall_ages_every_frame_that_it_delayed(clock: Clock, tiny_spec: ModelSpec, tiny_script: Script) -> None:
     steps = 0
 
     def script(pixels: Pixels, state: Arrays) -> tuple[Arrays, Arrays]:

@@ -13,47 +13,16 @@ from edge_cnnlstm.runtime.backends.base import Arrays, advance
 from edge_cnnlstm.runtime.backends.ort import OnnxRuntimeBackend
 from edge_cnnlstm.runtime.backends.scripted import Script, ScriptedBackend
 from edge_cnnlstm.runtime.frame import Frame, Pixels
-from edge_cnnlstm.runtime.prediction import Prediction
 from edge_cnnlstm.runtime.stream import WARM_UP_STEPS, Stream
 from edge_cnnlstm.spec import ModelSpec
 from tests.conftest import tiny_frames
 from tests.runtime.backend_contract import assert_same
-
-FRAME = np.zeros((8, 8, 3), np.uint8)
-BAD_FRAMES: list[Any] = [
-    np.zeros((8, 9, 3), np.uint8),
-    np.zeros((9, 8, 3), np.uint8),
-    np.zeros((3, 8, 8), np.uint8),
-    np.zeros((8, 8, 1), np.uint8),
-    np.zeros((8, 8, 4), np.uint8),
-    np.zeros((8, 8), np.uint8),
-    np.zeros((1, 8, 8, 3), np.uint8),
-    np.zeros((1, 1, 3), np.uint8),
-    np.zeros((0, 8, 3), np.uint8),
-    np.zeros((0,), np.uint8),
-    np.zeros((), np.uint8),
-    np.zeros((8, 8, 3), np.int8),
-    np.zeros((8, 8, 3), np.float32),
-    np.full((8, 8, 3), np.nan),
-    np.zeros((8, 8, 3), np.bool_),
-    np.zeros((8, 8, 3), object),
-    np.zeros((8, 8, 3), [("red", np.uint8)]),
-    FRAME.tolist(),
-    FRAME.tobytes(),
-    None,
-    7,
-    "frame.png",
-]
+from tests.runtime.doubles import BAD_FRAMES, FRAME, said
 
 
 @pytest.fixture
 def stream(tiny_onnx: bytes, tiny_spec: ModelSpec) -> Stream:
     return Stream(OnnxRuntimeBackend(tiny_onnx, tiny_spec))
-
-
-def said(prediction: Prediction) -> tuple[bytes, object, float]:
-    """What a prediction says, bit for bit, and nothing about time."""
-    return prediction.scores.tobytes(), prediction.box, prediction.track.presence
 
 
 @pytest.mark.parametrize("wrapped", [False, True], ids=["array", "Frame"])

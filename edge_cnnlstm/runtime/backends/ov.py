@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,17 @@ SETTINGS = {
 }
 
 
+@cache
+def _core() -> Any:
+    """Return OpenVINO's one core, which lives as long as the process.
+
+    Each new one gives the calling thread a signal stack, and frees it when it goes. When an older core goes before a
+    younger one, or in another thread, the thread is left with memory that is no longer there, and the next signal
+    kills the process: seen in 2026.4, after a swap of engines.
+    """
+    return load_openvino().Core()
+
+
 class OpenVinoBackend:
     """A step graph in OpenVINO on the CPU.
 
@@ -40,7 +52,7 @@ class OpenVinoBackend:
         self.state = RecurrentState(spec.states)
         self._outputs = {output.name: output.zeros() for output in spec.outputs}
         try:
-            core = openvino.Core()
+            core = _core()
             model = core.read_model(io.BytesIO(graph))
             model.reshape({name: array.shape for name, array in self._inputs(0).items()})
             compiled = core.compile_model(model, "CPU", SETTINGS | {"INFERENCE_NUM_THREADS": threads})
