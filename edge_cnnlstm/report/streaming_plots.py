@@ -191,7 +191,7 @@ def _timeline(account: Account) -> list[Row]:
         row.draw(axes)
         axes.set_xlim(0, timeline["start_s"][-1] + timeline["width_s"])
 
-    under = [""] * (len(rows) - 1) + ["seconds since the first frame"]
+    under = [""] * (len(rows) - 1) + ["seconds since the first answer"]
     return [Row(row.height, row.gap, partial(draw, row=row), name) for row, name in zip(rows, under, strict=True)]
 
 

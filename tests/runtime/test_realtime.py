@@ -6,6 +6,7 @@ import contextlib
 import gc
 import itertools
 import logging
+import math
 import os
 import statistics
 import threading
@@ -17,6 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edge_cnnlstm.runtime import pipeline as pipeline_module
 from edge_cnnlstm.runtime import realtime
 from edge_cnnlstm.runtime.backends.base import Arrays
 from edge_cnnlstm.runtime.backends.scripted import Script
@@ -291,8 +293,9 @@ def rehearsals(stream: Stream) -> int:
 
 
 def test_a_rehearsal_comes_before_each_frame_once_there_is_a_rhythm(
-    tiny_spec: ModelSpec, tiny_script: Script, twin: Stream
+    tiny_spec: ModelSpec, tiny_script: Script, twin: Stream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(pipeline_module, "MOST_REHEARSED", math.inf)  # frames come as fast as they are rehearsed here
     rehearsed, decided = threading.Semaphore(0), threading.Event()
 
     class Announcing(CountingBackend):
@@ -317,6 +320,18 @@ def test_a_rehearsal_comes_before_each_frame_once_there_is_a_rhythm(
     assert settled(pipeline) == Counts(25, 25, 0)
     assert rehearsals(stream) in (23, 24)  # one more if the end came only after another frame was due
     assert stream.latency.stages["age"].count == 25
+
+
+@pytest.mark.parametrize(("share", "rehearsed"), [(0.2, 1), (0.3, 0)])
+def test_a_step_that_takes_much_of_the_period_is_not_rehearsed(
+    clock: Clock, scripted: Stream, share: float, rehearsed: int
+) -> None:
+    pipeline = Pipeline(Listed([]), scripted, "newest", realtime=WARM_ONLY)
+    pipeline._rhythm = rhythm_of(clock.now - 3 * PERIOD, clock.now - 2 * PERIOD)
+    pipeline._infer_ns = round(share * PERIOD)
+    pipeline._keep_warm()
+    assert rehearsals(scripted) == rehearsed
+    pipeline.close()
 
 
 @pytest.mark.parametrize("waiting", [True, False])

@@ -16,7 +16,7 @@ from edge_cnnlstm.runtime import latency
 from edge_cnnlstm.runtime.backends.base import Arrays
 from edge_cnnlstm.runtime.backends.scripted import Script, ScriptedBackend
 from edge_cnnlstm.runtime.frame import Frame, Pixels
-from edge_cnnlstm.runtime.histogram import Histogram, summarise
+from edge_cnnlstm.runtime.histogram import RELATIVE_ERROR, Histogram, summarise
 from edge_cnnlstm.runtime.latency import BATCH, IDLE_NS, MOST_LOST, LatencyRecorder, Timings
 from edge_cnnlstm.runtime.stream import WARM_UP_STEPS, Stream
 from edge_cnnlstm.spec import ModelSpec, StateRules
@@ -168,7 +168,7 @@ def test_no_percentile_is_below_the_true_value_nor_more_than_its_error_above(val
     rank = max(1, -(-len(values) * permille // 1000))
     true = sorted(values)[rank - 1]
     found = histogram.percentile(permille / 10)
-    assert float(true) <= found <= true * (1 + latency.RELATIVE_ERROR) + 1
+    assert float(true) <= found <= true * (1 + RELATIVE_ERROR) + 1
 
 
 def test_fifty_thousand_records_are_all_counted_while_another_thread_reads() -> None:
