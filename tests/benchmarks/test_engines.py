@@ -343,23 +343,21 @@ def test_what_an_engine_prints_is_never_taken_for_an_answer() -> None:
     assert done.stderr == "from Python\nfrom C"
 
 
-def test_openvino_is_told_of_missed_frames(tiny_dt_bundle: Path, tmp_path: Path) -> None:
+def test_openvino_is_told_of_missed_frames(tiny_dt_bundle: Path) -> None:
     pytest.importorskip("openvino", reason="OpenVINO is measured where it is installed, and nothing depends on it")
-    opened, graph = bundle_format.read(tiny_dt_bundle), tmp_path / "graph.onnx"
-    graph.write_bytes(opened.graph("tiny"))
+    opened = bundle_format.read(tiny_dt_bundle)
 
-    backend = worker.OpenVinoBackend(graph, opened.manifest.model, threads=1)
+    backend = worker.OpenVinoBackend(opened.graph("tiny"), opened.manifest.model)
 
     assert deviation(backend, opened.golden, opened.golden.expected["tiny"]).largest < 1e-4
     assert deviation(backend, _untold(opened).golden, opened.golden.expected["tiny"]).largest > 0.01
 
 
-def test_openvino_answers_and_remembers_what_the_rollout_says(make_bundle: Make, tmp_path: Path) -> None:
+def test_openvino_answers_and_remembers_what_the_rollout_says(make_bundle: Make) -> None:
     pytest.importorskip("openvino", reason="OpenVINO is measured where it is installed, and nothing depends on it")
-    opened, graph = bundle_format.read(make_bundle()), tmp_path / "graph.onnx"
-    graph.write_bytes(opened.graph("fp32"))
+    opened = bundle_format.read(make_bundle())
 
-    backend = worker.OpenVinoBackend(graph, SPEC, threads=1)
+    backend = worker.OpenVinoBackend(opened.graph("fp32"), SPEC)
 
     assert deviation(backend, opened.golden, opened.golden.expected["fp32"]).largest < 1e-5
     first = advance(backend, frames()[0])["digit_logits"].copy()
