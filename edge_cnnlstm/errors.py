@@ -13,6 +13,7 @@
     ├── SinkError          a file that predictions cannot be written to
     ├── FrameError         a frame that the network was not made for; the state is untouched
     ├── BackendError       an engine that failed to load or to run; the state is untouched
+    │   └── PoisonError    an answer or a memory that holds NaN or infinity; the memory was emptied
     ├── ThreadError        a stream used by two threads at once; nothing was changed
     └── ClosedError        a stream, source or backend used after it was closed
 
@@ -86,6 +87,10 @@ class FrameError(EdgeError):
 
 class BackendError(EdgeError):
     """An engine that failed to load or to run; the stream's state is untouched."""
+
+
+class PoisonError(BackendError):
+    """An answer or a memory that holds NaN or infinity; the memory was emptied, and the next frame starts anew."""
 
 
 class ThreadError(EdgeError):

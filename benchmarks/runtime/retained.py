@@ -32,6 +32,7 @@ def main(path: str, backend: str, graph: str, frames: str) -> dict[str, Any]:
         held = tracemalloc.get_traced_memory()[0]
         step(TRACED)
         held = tracemalloc.get_traced_memory()[0] - held
+        tracemalloc.stop()
     return {"retained_bytes_a_frame": held / TRACED, "grown_bytes": grown, "samples": int(frames)}
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_cnnlstm.errors import BackendError, ClosedError, ConfigError
+from edge_cnnlstm.errors import ClosedError, ConfigError, PoisonError
 from edge_cnnlstm.runtime.backends.base import Arrays, Backend
 from edge_cnnlstm.runtime.fit import Fit
 from edge_cnnlstm.runtime.frame import Frame, Pixels
@@ -102,12 +102,12 @@ class StreamGroup:
             self._members[slot] = member
             return member
 
-    def step(self, frames: Mapping[Member, Frame | Pixels]) -> dict[Member, Prediction | BackendError]:
+    def step(self, frames: Mapping[Member, Frame | Pixels]) -> dict[Member, Prediction | PoisonError]:
         """Advance the streams that have a frame, in one batch; the others' memories stay bit for bit as they are.
 
         Raises FrameError, before anything ran, for a frame that the network was not made for; ClosedError for a member
         that has left; BackendError when the engine fails, with every memory as it was, but for those that a rule has
-        emptied. A stream whose answer or memory is NaN or infinity is emptied and gets its BackendError instead of a
+        emptied. A stream whose answer or memory is NaN or infinity is emptied and gets its PoisonError instead of a
         prediction; the others do not notice.
         """
         self._guard.enter_at_once()
@@ -191,7 +191,7 @@ class StreamGroup:
 
     def _answer(
         self, member: Member, frame: Frame, captured: int, begun: int, inferred: int, outputs: Arrays
-    ) -> Prediction | BackendError:
+    ) -> Prediction | PoisonError:
         try:
             if self._rules.not_finite and not self.backend.state.is_finite(member.slot):
                 raise NotFiniteError("the memory")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_cnnlstm.errors import BackendError, ConfigError, FrameError
+from edge_cnnlstm.errors import ConfigError, FrameError, PoisonError
 from edge_cnnlstm.runtime.continuity import Continuity
 from edge_cnnlstm.runtime.frame import Frame, Pixels
 from edge_cnnlstm.runtime.latency import LatencyRecorder, Timings
@@ -89,9 +89,9 @@ class Lane:
         self.latency.record(captured_ns, timings, lost, idle_ns)
         return Prediction(frame.index, captured_ns, reason is not None, answers, timings, reason)
 
-    def poisoned(self, where: str) -> BackendError:
+    def poisoned(self, where: str) -> PoisonError:
         """Return the error for an answer, or a memory, that is not finite."""
-        return BackendError(
+        return PoisonError(
             f"{where} holds NaN or infinity",
             expected="finite numbers",
             fix="the memory was emptied: go on with the next frame; if it happens again, the weights are bad",

@@ -88,7 +88,7 @@ class Stream:
         """Advance by one frame: uint8 [height, width, 3] RGB of exactly the network's size, or a Frame of it.
 
         Raises FrameError for any other array and BackendError when the engine fails; either leaves the memory bit for
-        bit as it was, or empty if the frame at which the engine failed broke a rule. BackendError too when the answer
+        bit as it was, or empty if the frame at which the engine failed broke a rule. PoisonError when the answer
         or the memory is NaN or infinity; the memory is then emptied, because what poisoned it would poison every answer
         after it. ThreadError when another thread is in here.
         """

@@ -502,3 +502,31 @@ def test_frames_that_the_source_lost_are_counted_apart_from_those_dropped_here(p
 
     counts = mailbox.counts
     assert (counts.produced, counts.dropped, counts.lost) == (6, 6, 2 + 1)
+
+
+def test_a_poisoned_memory_costs_one_frame_and_the_stream_goes_on(
+    tiny_spec: ModelSpec, tiny_script: Script, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen = 0
+
+    def script(pixels: Any, state: Any) -> Any:
+        nonlocal seen
+        seen += 1
+        outputs, after = tiny_script(pixels, state)
+        if seen == WARM_UP_STEPS + 5:
+            after = {name: np.full_like(array, np.inf) for name, array in after.items()}
+        return outputs, after
+
+    stream, frames = Stream(ScriptedBackend(tiny_spec, script)), list(tiny_frames(9, seed=3))
+    pipeline = Pipeline(ArraySource(frames), stream, "every")
+    found = {frame.index: prediction for frame, prediction in pipeline}
+
+    assert list(found) == [0, 1, 2, 3, 5, 6, 7, 8]
+    assert found[5].reset_reason == "not finite"
+    fresh = Stream(ScriptedBackend(tiny_spec, tiny_script))
+    assert [found[at].scores.tobytes() for at in (5, 6, 7, 8)] == [
+        fresh.step(pixels).scores.tobytes() for pixels in frames[5:]
+    ]
+    assert_adds_up(pipeline)
+    assert pipeline.counts.dropped == 1
+    assert sum("NaN or infinity" in record.getMessage() for record in caplog.records) == 1

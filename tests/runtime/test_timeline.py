@@ -51,7 +51,8 @@ def test_totals_survive_any_number_of_halvings(batches: list[list[int]], data: s
     assert total_age_ms(document) == pytest.approx(ages / 1e6, abs=1e-4 * frames)
     assert document["start_s"] == sorted(set(document["start_s"]))
     width = document["width_s"]
-    assert (now - START) / 1e9 < BINS * width
+    assert timeline.start_ns == START + batches[0][0]
+    assert (now - timeline.start_ns) / 1e9 < BINS * width
     assert np.log2(width / (FIRST_WIDTH_NS / 1e9)) % 1 == 0
 
 
