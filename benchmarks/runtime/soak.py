@@ -43,6 +43,9 @@ def main(path: str, backend: str, graph: str, seconds: str) -> dict[str, Any]:
         "dropped": counts.dropped,
         "late": latency.deadline_misses,
         "age_ms": {f"p{tail:g}": latency.stages["age"].percentile(tail) / 1e6 for tail in (50, 99, 99.9, 100)},
+        "response_ms": {f"p{tail:g}": latency.response.percentile(tail) / 1e6 for tail in (99, 99.9, 100)},
+        "lost_at_s": _when(latency.timeline.document(), "lost"),
+        "late_at_s": _when(latency.timeline.document(), "late"),
         "collector_pause_ms": pauses.longest_ns / 1e6,
         "collections": pauses.count,
         "grown_bytes": grown,
@@ -50,6 +53,12 @@ def main(path: str, backend: str, graph: str, seconds: str) -> dict[str, Any]:
         "objects": 2 * len(crowd),
         "seconds": float(seconds),
     }
+
+
+def _when(timeline: dict[str, Any], what: str) -> dict[str, int]:
+    """Return how many there were in the stretches that began so many seconds after the first answer."""
+    found = zip(timeline["start_s"], timeline[what], strict=True)
+    return {f"{start:g}": count for start, count in found if count}
 
 
 class Pauses:

@@ -121,8 +121,8 @@ class LatencyRecorder:
         return (count - 1) / span * 1e9 if count > 1 and span > 0 else None
 
     def summary(self) -> dict[str, Summary]:
-        """Return each stage's percentiles in milliseconds."""
-        return {name: summarise(histogram) for name, histogram in self.stages.items()}
+        """Return the percentiles of each stage, and of `response`, in milliseconds."""
+        return {name: summarise(histogram) for name, histogram in {**self.stages, "response": self.response}.items()}
 
     def tidy(self) -> None:
         """Do in a quiet moment, if it is due soon, what a step would have to do: it takes half a millisecond."""

@@ -133,7 +133,7 @@ def test_the_summary_is_in_milliseconds() -> None:
 
 
 def test_the_summary_of_nothing_is_nothing() -> None:
-    assert LatencyRecorder().summary() == dict.fromkeys(Timings._fields, Summary())
+    assert LatencyRecorder().summary() == dict.fromkeys((*Timings._fields, "response"), Summary())
     assert Summary().p50 is None
 
 
