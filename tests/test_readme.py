@@ -207,6 +207,26 @@ def test_the_precisions_are_what_was_measured() -> None:
         assert row in README, "\n".join(["the README's table should hold:", *wanted])
 
 
+def measured(results: dict[str, Any]) -> list[str]:
+    """The benchmarks' README's table of the runtime, made from a result."""
+    rows = []
+    for figure in results["ratios"]:
+        value, low, high = (f"{figure[key]:.2f}" for key in ("value", "low", "high"))
+        goal = "–" if figure["goal"] is None else f"{'≤' if figure['at_most'] else '≥'} {figure['goal']:g}"
+        said = {True: "met", False: "**missed**", None: ""}[figure["met"]]
+        rows.append(f"| {figure['name']} | {value} ({low}–{high}) | {goal} | {said} |")
+    return rows
+
+
+def test_the_runtimes_figures_are_what_was_measured() -> None:
+    benchmarks = (ROOT / "benchmarks" / "README.md").read_text()
+    paths = re.findall(r"\((results/(?:runtime|soak)-small-2[\d-]+\.json)\)", benchmarks)
+    assert len(paths) == 2
+    for path in paths:
+        for row in measured(json.loads((ROOT / "benchmarks" / path).read_text())):
+            assert row in benchmarks, row
+
+
 def test_every_link_and_picture_leads_somewhere() -> None:
     targets = re.findall(r"\]\(([^)#]+)\)", README)
 

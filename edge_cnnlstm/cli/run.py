@@ -134,7 +134,7 @@ def _rules(bundle: Path, gap_ms: float | None, idle_ms: float | None) -> StateRu
 
 def _costs(timing: Realtime) -> str:
     return (
-        "realtime: kept warm (a second step a frame), "
+        "realtime: kept warm (four more steps a frame, or 1.2 ms of them), "
         f"spinning for {timing.spin_us} µs before a scheduled frame (of one core), "
         "no garbage collector (cyclic garbage stays until the end), "
         f"SCHED_FIFO {timing.priority} (goes before everything else on its cores)"

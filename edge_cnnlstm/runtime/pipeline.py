@@ -13,7 +13,7 @@ from edge_cnnlstm.runtime.fetch import fetching
 from edge_cnnlstm.runtime.frame import Frame
 from edge_cnnlstm.runtime.mailbox import Counts, Mailbox, Policy
 from edge_cnnlstm.runtime.prediction import Prediction
-from edge_cnnlstm.runtime.realtime import MARGIN_NS, MOST_REHEARSED, OFF, Realtime, Rhythm
+from edge_cnnlstm.runtime.realtime import MARGIN_NS, MOST_WARM, OFF, WARM_NS, WARM_STEPS, Realtime, Rhythm
 from edge_cnnlstm.runtime.sinks.base import FanOut, Sink
 from edge_cnnlstm.runtime.sources.base import Source
 from edge_cnnlstm.runtime.stream import Stream
@@ -38,7 +38,7 @@ class Pipeline:
         self._realtime = realtime
         self._mailbox = Mailbox(Policy.of(policy))
         self._rhythm = Rhythm()
-        self._rehearsal_ns = self._infer_ns = 0
+        self._infer_ns = 0
         self._lifecycle = threading.Lock()
         self._begun = False
         self._given_up = False
@@ -119,18 +119,19 @@ class Pipeline:
             self._stream.latency.tidy()
 
     def _keep_warm(self) -> None:
-        """Rehearse just before the next frame is due, unless it comes earlier.
+        """Rehearse until just before the next frame is due, unless it comes earlier.
 
         A network that needs a good part of the period has no time to cool down, and none to throw away.
         """
-        due = self._rhythm.next_ns
-        if due is None or self._infer_ns > self._rhythm.period_ns * MOST_REHEARSED:
+        due, long = self._rhythm.next_ns, max(WARM_NS, WARM_STEPS * self._infer_ns)
+        if due is None or long > self._rhythm.period_ns * MOST_WARM:
             return
-        if self._mailbox.wait(until_ns=due - MARGIN_NS - self._rehearsal_ns):
-            return
-        begun = time.monotonic_ns()
-        self._stream.rehearse()
-        self._rehearsal_ns = time.monotonic_ns() - begun
+        begin, last = due - MARGIN_NS - long, due - MARGIN_NS - self._infer_ns
+        while begin <= last and not self._mailbox.wait(until_ns=begin):
+            self._stream.rehearse()
+            begin = time.monotonic_ns()
+            if begin > last - self._infer_ns:
+                begin = max(begin, last)  # so that the last one ends with the margin
 
     def _step(self, frame: Frame) -> Prediction | None:
         """Predict; None for a frame that the network was not made for, or that poisoned its memory."""

@@ -245,7 +245,7 @@ def test_realtime_says_what_it_costs_and_the_account_what_was_permitted(
         run(tiny_bundle, video, backend=ENGINE, rate=500, realtime=True, summary=tmp_path / "s.json")
 
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("realtime:")]
-    for said in ("a second step a frame", "300 µs", "garbage", "SCHED_FIFO 50"):
+    for said in ("four more steps a frame", "300 µs", "garbage", "SCHED_FIFO 50"):
         assert said in line
     assert any("SCHED_FIFO" in record.getMessage() for record in caplog.records)
     expected = {"keep_warm": True, "spin_us": 300, "freeze_collector": True, "priority": None, "cpus": None}

@@ -295,7 +295,7 @@ def rehearsals(stream: Stream) -> int:
 def test_a_rehearsal_comes_before_each_frame_once_there_is_a_rhythm(
     tiny_spec: ModelSpec, tiny_script: Script, twin: Stream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline_module, "MOST_REHEARSED", math.inf)  # frames come as fast as they are rehearsed here
+    monkeypatch.setattr(pipeline_module, "MOST_WARM", math.inf)  # frames come as fast as they are rehearsed here
     rehearsed, decided = threading.Semaphore(0), threading.Event()
 
     class Announcing(CountingBackend):
@@ -308,6 +308,8 @@ def test_a_rehearsal_comes_before_each_frame_once_there_is_a_rhythm(
             assert decided.wait(PATIENCE)
         elif at > 1:
             assert rehearsed.acquire(timeout=PATIENCE)
+            while rehearsed.acquire(blocking=False):  # those that went before it
+                pass
 
     stream = Stream(Announcing(tiny_spec, tiny_script))
     frames = film(tiny_frames(25, seed=1))
@@ -318,12 +320,12 @@ def test_a_rehearsal_comes_before_each_frame_once_there_is_a_rhythm(
         decided.set()
     assert found == [told(twin.step(frame)) for frame in frames]
     assert settled(pipeline) == Counts(25, 25, 0)
-    assert rehearsals(stream) in (23, 24)  # one more if the end came only after another frame was due
+    assert rehearsals(stream) >= 20
     assert stream.latency.stages["age"].count == 25
 
 
-@pytest.mark.parametrize(("share", "rehearsed"), [(0.2, 1), (0.3, 0)])
-def test_a_step_that_takes_much_of_the_period_is_not_rehearsed(
+@pytest.mark.parametrize(("share", "rehearsed"), [(0.06, 1), (0.07, 0)])
+def test_steps_of_which_four_take_a_quarter_of_the_period_are_not_rehearsed(
     clock: Clock, scripted: Stream, share: float, rehearsed: int
 ) -> None:
     pipeline = Pipeline(Listed([]), scripted, "newest", realtime=WARM_ONLY)
@@ -352,15 +354,16 @@ def test_nothing_is_rehearsed_before_there_is_a_rhythm(scripted: Stream) -> None
     pipeline.close()
 
 
-def test_a_rehearsal_begins_so_early_that_it_ends_a_margin_before_the_frame_is_due(
-    clock: Clock, tiny_spec: ModelSpec, tiny_script: Script, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("step", "count"), [(MS // 4, 4), (MS // 2, 4), (MS // 10, 12)])
+def test_rehearsals_go_on_until_a_margin_before_the_frame_is_due(
+    clock: Clock, tiny_spec: ModelSpec, tiny_script: Script, monkeypatch: pytest.MonkeyPatch, step: int, count: int
 ) -> None:
     begun: list[int] = []
 
     class Slow(CountingBackend):
         def rehearse(self) -> None:
             begun.append(clock.now)
-            clock.now += 3 * MS
+            clock.now += step
 
     pipeline = Pipeline(Listed([]), Stream(Slow(tiny_spec, tiny_script)), "newest", realtime=WARM_ONLY)
 
@@ -369,14 +372,12 @@ def test_a_rehearsal_begins_so_early_that_it_ends_a_margin_before_the_frame_is_d
         return False
 
     monkeypatch.setattr(pipeline._mailbox, "wait", wait)
-    arrivals = [clock.now + at * PERIOD for at in range(4)]
-    pipeline._rhythm.heard(arrivals[0])
-    for arrived in arrivals[1:]:
-        clock.now = arrived
-        pipeline._rhythm.heard(arrived)
-        pipeline._keep_warm()
-    expected = [arrived + PERIOD - MARGIN_NS - 3 * MS for arrived in arrivals[1:]]
-    assert begun == [expected[0] + 3 * MS, *expected[1:]]  # how long it takes is known after the first
+    pipeline._infer_ns = step
+    due = clock.now + PERIOD
+    pipeline._rhythm = rhythm_of(due - 2 * PERIOD, due - PERIOD)
+    pipeline._keep_warm()
+    assert len(begun) == count
+    assert due - MARGIN_NS - step < begun[-1] + step <= due - MARGIN_NS
     pipeline.close()
 
 
