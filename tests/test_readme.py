@@ -227,6 +227,15 @@ def test_the_runtimes_figures_are_what_was_measured() -> None:
             assert row in benchmarks, row
 
 
+def test_the_hour_is_what_was_measured() -> None:
+    (soak,) = json.loads((ROOT / "benchmarks/results/soak-small-2026-11-26.json").read_text())["rounds"]["soak"]
+    assert (soak["late"], soak["collector_pause_ms"]) == (0, 0)
+    age = soak["age_ms"]
+    words = " ".join(README.split())
+    assert f"of {soak['produced']:,} frames none was answered late" in words
+    assert f"was {age['p100']:.1f} ms old, p99 {age['p99']:.2f} ms; {soak['dropped']} were dropped" in words
+
+
 def test_every_link_and_picture_leads_somewhere() -> None:
     targets = re.findall(r"\]\(([^)#]+)\)", README)
 
