@@ -21,6 +21,7 @@ import numpy as np
 from edge_cnnlstm.bundle.format import Bundle
 from edge_cnnlstm.bundle.manifest import Graph
 from edge_cnnlstm.errors import BackendError
+from edge_cnnlstm.runtime.account import SAMPLES
 from edge_cnnlstm.runtime.backends.base import Backend, advance
 from edge_cnnlstm.runtime.frame import Pixels
 from edge_cnnlstm.runtime.opening import load_engine
@@ -29,7 +30,7 @@ from edge_cnnlstm.runtime.proof import prove
 from edge_cnnlstm.runtime.stream import Stream
 
 SCHEMA_VERSION = 1
-SAMPLES_FOR_P99 = 2_010
+SAMPLES_FOR_P99 = SAMPLES["p99"]
 """MLPerf's early-stopping minimum for a p99, with ten samples above it allowed."""
 WARM_UP_FRAMES = 32
 WINDOW_SHARE = 10

@@ -101,7 +101,7 @@ class Cameras:
     def _ready(self) -> dict[_Feed, Frame] | None:
         """Wait for a frame, then a little for the others; None when every source has ended."""
         with self._changed:
-            while not (waiting := [feed for feed in self._feeds if feed.mailbox.counts.waiting]):
+            while not (waiting := self._waiting()):
                 self._note_errors()
                 if all(feed.mailbox.ended for feed in self._feeds):
                     return None
@@ -112,9 +112,12 @@ class Cameras:
                 if left <= 0:
                     break
                 self._changed.wait(timeout=left)
-                waiting = [feed for feed in self._feeds if feed.mailbox.counts.waiting]
+                waiting = self._waiting()
             taken = {feed: feed.mailbox.poll() for feed in waiting}
         return {feed: frame for feed, frame in taken.items() if frame is not None} or None
+
+    def _waiting(self) -> list[_Feed]:
+        return [feed for feed in self._feeds if feed.mailbox.counts.waiting]
 
     def _step(self, ready: dict[_Feed, Frame]) -> Answers:
         fitting = {feed: frame for feed, frame in ready.items() if self._fits(feed, frame)}

@@ -146,8 +146,7 @@ class StreamGroup:
         with self._guard:
             self._check_in(member)
             self.backend.state.restore(snapshot, member.slot)
-            empty = not any(array.any() for array in snapshot.values())
-            member.lane.continuity.resume("restored" if empty else None)
+            member.lane.restored(snapshot)
 
     def leave(self, member: Member) -> None:
         """Take a stream's slot back; it may leave twice."""

@@ -50,8 +50,6 @@ class Lane:
         if type(frame) is not Frame:
             frame = Frame(frame, self._next_index, time.monotonic_ns(), source=self.continuity.source)  # type: ignore[arg-type]
         pixels = frame.pixels
-        if type(pixels) is np.ndarray and pixels.dtype is UINT8 and pixels.shape == self._shape:
-            return frame
         if isinstance(pixels, np.ndarray) and pixels.dtype == UINT8 and pixels.shape == self._shape:
             return frame
         self.refused += 1
@@ -73,6 +71,11 @@ class Lane:
         """Note that the memory was emptied."""
         self.resets[reason] += 1
         self.continuity.forget(reason)
+
+    def restored(self, snapshot: Mapping[str, NDArray[np.generic]]) -> None:
+        """Note that the memory was set to a snapshot, which may be an empty one; how old it is is not known."""
+        empty = not any(array.any() for array in snapshot.values())
+        self.continuity.resume("restored" if empty else None)
 
     def answer(
         self, frame: Frame, captured_ns: int, begun: int, inferred: int, outputs: Mapping[str, NDArray[Any]], row: int

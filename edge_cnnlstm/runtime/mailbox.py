@@ -125,15 +125,10 @@ class Mailbox:
         """Wait for a frame; None at the end. Raises the source's error after its last frame."""
         with self._changed:
             self.wait()
-            if self._stopped:
-                return None
-            if self._frames:
-                frame = self._frames.popleft()
-                self._changed.notify_all()
-                return frame
-            if self._error is not None:
+            frame = self.poll()
+            if frame is None and self._error is not None and not self._stopped:
                 raise self._error
-            return None
+            return frame
 
     def poll(self) -> Frame | None:
         """Take a frame if there is one."""

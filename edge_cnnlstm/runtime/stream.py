@@ -148,8 +148,7 @@ class Stream:
         with self._guard:
             self._check_open()
             self.backend.state.restore(snapshot)
-            empty = not any(array.any() for array in snapshot.values())
-            self._lane.continuity.resume("restored" if empty else None)
+            self._lane.restored(snapshot)
 
     def swap(self, fresh: Stream) -> bool:
         """Take over the engine of a stream that was just opened, between two frames; return whether memory was kept.
