@@ -13,7 +13,9 @@
     ├── SinkError          a file that predictions cannot be written to
     ├── FrameError         a frame that the network was not made for; the state is untouched
     ├── BackendError       an engine that failed to load or to run; the state is untouched
-    │   └── PoisonError    an answer or a memory that holds NaN or infinity; the memory was emptied
+    │   ├── PoisonError    an answer or a memory that holds NaN or infinity; the memory was emptied
+    │   ├── DeviceMemoryError  a GPU with too little memory for this
+    │   └── ContextLostError   a GPU whose context died; the engine was built anew, the memory is empty
     ├── ThreadError        a stream used by two threads at once; nothing was changed
     └── ClosedError        a stream, source or backend used after it was closed
 
@@ -91,6 +93,14 @@ class BackendError(EdgeError):
 
 class PoisonError(BackendError):
     """An answer or a memory that holds NaN or infinity; the memory was emptied, and the next frame starts anew."""
+
+
+class DeviceMemoryError(BackendError):
+    """A GPU with too little memory for an engine, or for a buffer; says how much was asked for and is free."""
+
+
+class ContextLostError(BackendError):
+    """A GPU whose context died under a step; the engine was built anew, and the next frame starts from empty memory."""
 
 
 class ThreadError(EdgeError):

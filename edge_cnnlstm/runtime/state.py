@@ -78,16 +78,7 @@ class RecurrentState:
     def restore(self, snapshot: Mapping[str, NDArray[np.generic]], slot: int | None = None) -> None:
         self._check_held()
         current = self._of(self.side, slot)
-        found = (
-            {name: (np.shape(array), getattr(array, "dtype", type(array))) for name, array in snapshot.items()}
-            if isinstance(snapshot, Mapping)
-            else type(snapshot).__name__
-        )
-        expected = {name: (buffer.shape, buffer.dtype) for name, buffer in current.items()}
-        if found != expected:
-            raise BackendError(
-                f"a snapshot of {found}", expected=str(expected), fix="restore snapshots of the same model only"
-            )
+        check_fits(snapshot, current)
         for name, buffer in current.items():
             np.copyto(buffer, snapshot[name])
 
@@ -110,7 +101,26 @@ class RecurrentState:
 
     def _check_held(self) -> None:
         if self._released:
-            raise ClosedError("the memory of a closed backend", expected="an open one", fix="open the bundle again")
+            raise released()
+
+
+def released() -> ClosedError:
+    """Return the error for the use of a memory that was given up."""
+    return ClosedError("the memory of a closed backend", expected="an open one", fix="open the bundle again")
+
+
+def check_fits(snapshot: Mapping[str, NDArray[np.generic]], memory: Arrays) -> None:
+    """Raise BackendError unless a snapshot has the names, shapes and dtypes of this memory."""
+    found = (
+        {name: (np.shape(array), getattr(array, "dtype", type(array))) for name, array in snapshot.items()}
+        if isinstance(snapshot, Mapping)
+        else type(snapshot).__name__
+    )
+    expected = {name: (buffer.shape, buffer.dtype) for name, buffer in memory.items()}
+    if found != expected:
+        raise BackendError(
+            f"a snapshot of {found}", expected=str(expected), fix="restore snapshots of the same model only"
+        )
 
 
 def is_finite(flat: NDArray[Any]) -> bool:

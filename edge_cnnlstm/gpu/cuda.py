@@ -1,0 +1,371 @@
+"""All of PyCUDA: the GPU's context, and what one owner holds there. Nothing else in this package knows PyCUDA.
+
+PyCUDA ends the process when a thread ends with a context still current, and leaks what another thread frees. So the
+context is current only inside `with session:`, and everything else refuses to run outside of it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import threading
+import weakref
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_cnnlstm.errors import BackendError, ClosedError, DependencyError, DeviceMemoryError, ThreadError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+log = logging.getLogger(__name__)
+
+NON_BLOCKING = 1
+"""CU_STREAM_NON_BLOCKING, which PyCUDA does not name: never wait for what others do on the default stream."""
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A GPU, and the driver that it was found with.
+
+    `integrated` says that it shares its memory with the processor, as every Jetson's does; `maps_host_memory`, that it
+    can read and write page-locked host memory in place. `driver` is the CUDA version that the driver speaks.
+    """
+
+    name: str
+    compute_capability: str
+    driver: str
+    memory_bytes: int
+    integrated: bool
+    maps_host_memory: bool
+
+
+def describe() -> Device:
+    """Describe the GPU that CUDA shows first. Raises DependencyError where there is none, or no PyCUDA."""
+    return gpu().device
+
+
+class Gpu:
+    """The primary context of the GPU that CUDA shows first (CUDA_VISIBLE_DEVICES chooses another).
+
+    The primary one is what TensorRT, ONNX Runtime and torch use; with a context of its own PyCUDA would hand them
+    addresses that mean nothing to them (github.com/inducer/pycuda/issues/285). It is retained until the process ends.
+    """
+
+    def __init__(self, driver: Any) -> None:
+        self.driver = driver
+        self.generation = 0
+        """Grows with every reset: what was made before one is gone."""
+        self._lock = threading.Lock()
+        self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+        self._handle = driver.Device(0)
+        self.context = self._handle.retain_primary_context()
+        self.device = _describe(driver, self._handle)
+        atexit.register(self._at_exit)
+
+    def enlist(self, session: Session) -> None:
+        """Close this session when the interpreter exits, before the context goes."""
+        self._sessions.add(session)
+
+    def reset(self, generation: int) -> None:
+        """Destroy a context that died, for everyone in this process, and begin a new one; once for each death.
+
+        `generation` is the one that died. Raises BackendError where that cannot be done, DependencyError without
+        `cuda-bindings`: PyCUDA has no such call.
+        """
+        with self._lock:
+            if generation != self.generation:
+                return
+            from edge_cnnlstm.gpu.capture import reset_primary_context
+
+            self.context.detach()
+            reset_primary_context()
+            self.context = self._handle.retain_primary_context()
+            self.generation += 1
+
+    def _at_exit(self) -> None:
+        try:
+            for session in list(self._sessions):
+                session.close()
+            self.context.detach()
+        except ThreadError:
+            pass  # a thread that the interpreter does not wait for is inside: the system cleans up after both
+        except (BackendError, self.driver.Error) as error:
+            log.warning("the GPU was not left in order: %s", error)
+
+
+@cache
+def gpu() -> Gpu:
+    """Return the one GPU of this process. Raises DependencyError where there is none, or no PyCUDA."""
+    try:
+        import pycuda.driver as driver
+    except ImportError as error:
+        raise DependencyError(
+            f"cannot import PyCUDA: {error}",
+            expected="PyCUDA, compiled against the CUDA of this machine, and NVIDIA's driver (libcuda.so.1)",
+            fix="on a machine with an NVIDIA GPU: PATH=/usr/local/cuda/bin:$PATH pip install "
+            "'edge-cnnlstm[tensorrt-jetson]'; elsewhere: use the onnxruntime backend",
+        ) from error
+    try:
+        driver.init()
+        return Gpu(driver)
+    except driver.Error as error:
+        raise DependencyError(
+            f"CUDA finds no GPU: {error}",
+            expected="an NVIDIA GPU that this user may use",
+            fix="look at `nvidia-smi`, or on a Jetson at the groups of this user (video, render)",
+        ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceMemory:
+    """A piece of the GPU's memory; it is freed with its session."""
+
+    address: int
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class HostMemory:
+    """A page-locked array, which lives as long as anyone holds it, and where the GPU sees it: 0 unless it is mapped."""
+
+    array: NDArray[Any]
+    address: int
+
+
+class Session:
+    """What one owner holds on the GPU: a stream, memory, events; freed in the reverse order by `close`.
+
+    Everything here happens inside `with session:`, which makes the context current in the calling thread, whichever
+    that is, for one thread at a time: a second one is refused with ThreadError, and so is a call from outside. Copies
+    and clearing are queued on the session's stream, in order. `spin` waits by looking (the fastest, it takes a core
+    meanwhile), else the thread sleeps until the GPU interrupts. Raises DeviceMemoryError for memory that the GPU does
+    not have, BackendError for everything else that CUDA refuses.
+    """
+
+    def __init__(self, *, spin: bool = True) -> None:
+        self._gpu = gpu()
+        self._driver = driver = self._gpu.driver
+        self._lock = threading.Lock()
+        self._holder = 0
+        self._depth = 0
+        self.closed = False
+        self._owned: list[Any] = []
+        self._generation = self._gpu.generation
+        self._gpu.enlist(self)
+        waiting = driver.event_flags.DISABLE_TIMING
+        if not spin:
+            waiting |= driver.event_flags.BLOCKING_SYNC
+        with self:
+            try:
+                self._stream = driver.Stream(NON_BLOCKING)
+                self._done = driver.Event(waiting)
+            except driver.Error as error:
+                raise self._failed("make a stream", error) from error
+        self.handle: int = self._stream.handle
+        """The stream, as TensorRT and the CUDA driver know it."""
+
+    @property
+    def device(self) -> Device:
+        """The GPU that this session is on."""
+        return self._gpu.device
+
+    def __enter__(self) -> Self:
+        if self._holder == threading.get_ident():
+            self._depth += 1
+            return self
+        if not self._lock.acquire(blocking=False):
+            raise self._occupied()
+        try:
+            if self.closed:
+                raise ClosedError("a closed session on the GPU", expected="an open one", fix="open the bundle again")
+            self._gpu.context.push()
+        except self._driver.Error as error:
+            self._lock.release()
+            raise self._failed("make its context current", error) from error
+        except BaseException:
+            self._lock.release()
+            raise
+        self._holder = threading.get_ident()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._depth:
+            self._depth -= 1
+            return
+        self._holder = 0
+        try:
+            self._gpu.context.pop()
+        except self._driver.Error as error:
+            raise self._failed("give its context back", error) from error
+        finally:
+            self._lock.release()
+
+    def memory(self, nbytes: int, what: str) -> DeviceMemory:
+        """Allocate and clear device memory; `what` it is for goes into the error when there is too little."""
+        self._check_inside()
+        try:
+            allocation = self._driver.mem_alloc(nbytes)
+        except self._driver.Error as error:
+            raise self._failed(f"allocate {nbytes:,} bytes for {what}", error) from error
+        self._owned.append(allocation)
+        memory = DeviceMemory(int(allocation), nbytes)
+        self.clear(memory.address, nbytes)
+        return memory
+
+    def host(self, shape: tuple[int, ...], dtype: str, what: str, *, mapped: bool = False) -> HostMemory:
+        """Allocate a cleared page-locked array; `mapped` lets the GPU use it in place."""
+        self._check_inside()
+        flags = self._driver.host_alloc_flags.DEVICEMAP if mapped else 0
+        try:
+            array = self._driver.pagelocked_empty(shape, np.dtype(dtype), mem_flags=flags)
+            address = int(array.base.get_device_pointer()) if mapped else 0
+        except self._driver.Error as error:
+            size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+            raise self._failed(f"allocate {size:,} page-locked bytes for {what}", error) from error
+        array[...] = 0
+        return HostMemory(array, address)
+
+    def upload(self, target: int, array: NDArray[Any]) -> None:
+        """Queue a copy from a page-locked array, which must stay as it is until the copy is done."""
+        self._check_inside()
+        try:
+            self._driver.memcpy_htod_async(target, array, self._stream)
+        except self._driver.Error as error:
+            raise self._failed("copy to the GPU", error) from error
+
+    def download(self, array: NDArray[Any], source: int) -> None:
+        """Queue a copy into a page-locked array."""
+        self._check_inside()
+        try:
+            self._driver.memcpy_dtoh_async(array, source, self._stream)
+        except self._driver.Error as error:
+            raise self._failed("copy from the GPU", error) from error
+
+    def copy(self, target: int, source: int, nbytes: int) -> None:
+        """Queue a copy within the GPU's memory."""
+        self._check_inside()
+        try:
+            self._driver.memcpy_dtod_async(target, source, nbytes, self._stream)
+        except self._driver.Error as error:
+            raise self._failed("copy on the GPU", error) from error
+
+    def clear(self, target: int, nbytes: int) -> None:
+        """Queue zeroing device memory."""
+        self._check_inside()
+        try:
+            self._driver.memset_d8_async(target, 0, nbytes, self._stream)
+        except self._driver.Error as error:
+            raise self._failed("clear memory on the GPU", error) from error
+
+    def wait(self) -> None:
+        """Return once everything queued so far is done; other threads run meanwhile."""
+        self._check_inside()
+        try:
+            self._done.record(self._stream)
+            self._done.synchronize()
+        except self._driver.Error as error:
+            raise self._failed("wait for the GPU", error) from error
+
+    def free_bytes(self) -> tuple[int, int]:
+        """Return how many bytes of the GPU's memory are free, and how many there are."""
+        self._check_inside()
+        free, total = self._driver.mem_get_info()
+        return int(free), int(total)
+
+    def is_lost(self) -> bool:
+        """Return whether the context died: after some errors CUDA answers everything with the same error again.
+
+        Not to be asked while a graph is being recorded.
+        """
+        if self._generation != self._gpu.generation:
+            return True
+        with self:
+            try:
+                self._gpu.context.synchronize()
+            except self._driver.Error:
+                return True
+        return False
+
+    def abandon(self) -> None:
+        """Give up what was held in a context that died; the session is closed."""
+        self.closed = True
+        self._forget()
+
+    def revive(self) -> None:
+        """See, after `abandon`, that the GPU has a context again. Raises as `Gpu.reset` does."""
+        self._gpu.reset(self._generation)
+
+    def close(self) -> None:
+        """Wait for the GPU and free everything; may be called twice, from any thread that is not inside."""
+        if self.closed:
+            return
+        with self:
+            with contextlib.suppress(self._driver.Error):
+                self._stream.synchronize()
+            self._free(reversed(self._owned))
+            self._forget()
+            self.closed = True
+
+    def _free(self, allocations: Iterable[Any]) -> None:
+        for allocation in allocations:
+            with contextlib.suppress(self._driver.Error):
+                allocation.free()
+
+    def _forget(self) -> None:
+        """Drop stream and event while the context is current: PyCUDA destroys them with their last reference."""
+        self._owned = []
+        self._stream = self._done = None
+
+    def _check_inside(self) -> None:
+        if self._holder != threading.get_ident():
+            raise ThreadError(
+                f"the GPU used by thread {threading.current_thread().name!r}, in which its context is not current",
+                expected="a call inside `with session:`",
+                fix="wrap it",
+            )
+
+    def _occupied(self) -> ThreadError:
+        names = {thread.ident: thread.name for thread in threading.enumerate()}
+        return ThreadError(
+            f"a GPU session entered by thread {threading.current_thread().name!r} while "
+            f"{names.get(self._holder, 'another thread')!r} is inside",
+            expected="one thread at a time",
+            fix="give each thread an engine of its own",
+        )
+
+    def _failed(self, doing: str, error: Exception) -> BackendError:
+        if not isinstance(error, self._driver.MemoryError):
+            return BackendError(
+                f"the GPU could not {doing}: {error}",
+                expected="CUDA to do it",
+                fix="look at `dmesg`; if this comes again, restart the process",
+            )
+        free = "an unknown number of"
+        with contextlib.suppress(self._driver.Error):
+            free = "{:,} of {:,}".format(*self._driver.mem_get_info())
+        return DeviceMemoryError(
+            f"the GPU could not {doing}: {error}; {free} bytes are free",
+            expected="enough memory for the engine and its buffers",
+            fix="close other programs that use the GPU, or open fewer streams",
+        )
+
+
+def _describe(driver: Any, handle: Any) -> Device:
+    attribute = driver.device_attribute
+    version = driver.get_driver_version()
+    major, minor = handle.compute_capability()
+    return Device(
+        name=handle.name(),
+        compute_capability=f"{major}.{minor}",
+        driver=f"{version // 1000}.{version % 1000 // 10}",
+        memory_bytes=int(handle.total_memory()),
+        integrated=bool(handle.get_attribute(attribute.INTEGRATED)),
+        maps_host_memory=bool(handle.get_attribute(attribute.CAN_MAP_HOST_MEMORY)),
+    )

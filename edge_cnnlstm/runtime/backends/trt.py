@@ -1,0 +1,118 @@
+"""TensorRT on the GPU: memory that stays there, one launch a frame, and a second life after a dead context."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import partial
+
+from edge_cnnlstm.errors import BackendError, ClosedError, ContextLostError, EdgeError
+from edge_cnnlstm.gpu.engine import Engine
+from edge_cnnlstm.runtime.backends.base import Arrays
+from edge_cnnlstm.runtime.device_step import AS_FOUND, DeviceStep, Wiring
+from edge_cnnlstm.runtime.device_times import DeviceTimes
+from edge_cnnlstm.spec import ModelSpec
+
+log = logging.getLogger(__name__)
+
+
+class TensorRtBackend:
+    """A step graph in TensorRT.
+
+    `load` returns the engine, built on this machine for `spec` and with its recurrent outputs watched
+    (`engine.build_plan`); it is called where the GPU's context is current, and again should that die. `wiring` says how
+    a step reaches the GPU. `device_times` has what it took there by the GPU's own clock, None without `cuda-bindings`;
+    `bytes_copied` is what each step copies, in which there is no memory of a stream.
+
+    Any thread may use it, one at a time: ThreadError else. When the GPU's context dies under a step, everything is
+    built anew, once, and ContextLostError is raised for that frame: then the memory is empty, and `frames` and `dt` are
+    other buffers. The second time it is a BackendError, and the process had better end. Raises BackendError for an
+    engine that is not what `spec` says, and DeviceMemoryError when it does not fit.
+    """
+
+    name = "tensorrt"
+
+    def __init__(self, load: Callable[[], Engine], spec: ModelSpec, wiring: Wiring = AS_FOUND) -> None:
+        self.spec = spec
+        self._make = partial(DeviceStep, load, spec, wiring)
+        self._was_lost = False
+        self._closed = False
+        self._unread: int | None = None
+        """The direction of the last step, while its times are not read."""
+        self._take(self._make())
+        self.device_times = DeviceTimes() if self._step.keeps_times else None
+
+    @property
+    def uses_graphs(self) -> bool:
+        """Whether a step is a single launch."""
+        return self._step.uses_graphs
+
+    @property
+    def bytes_copied(self) -> int:
+        """Bytes that a step copies between processor and GPU."""
+        return self._step.bytes_copied
+
+    def infer(self) -> Arrays:
+        answers = self._run()
+        self._unread = self.state.side
+        self.state.advance()
+        return answers
+
+    def rehearse(self) -> None:
+        self._run()
+
+    def close(self) -> None:
+        if not self._closed:
+            self._step.close()
+            self._closed = True
+
+    def _take(self, step: DeviceStep) -> None:
+        self._step, self.state = step, step.state
+        self.frames, self.dt = step.frames, step.dt
+        self._unread = None
+
+    def _run(self) -> Arrays:
+        if self._closed:
+            raise ClosedError("a closed backend", expected="an open one", fix="open the bundle again")
+        direction = self.state.side
+        try:
+            self._step.run(direction, self._note_times)
+        except BackendError as error:
+            raise self._judged(error) from error
+        return self._step.answers[direction]
+
+    def _note_times(self) -> None:
+        """Read the last step's times while the GPU is busy with the next, which runs in the other direction."""
+        if self._unread is not None and self.device_times is not None:
+            self.device_times.record(self._step.times(self._unread))
+        self._unread = None
+
+    def _judged(self, error: BackendError) -> BackendError:
+        """Return what a failure means to the caller; if the context died, everything has been built anew by then."""
+        if not self._step.is_lost():
+            return error
+        if self._was_lost:
+            return BackendError(
+                f"the GPU's context died again: {error.found}",
+                expected="an engine that lives through a second try",
+                fix="restart the process; should it happen once more, look at `dmesg` and build the plan again",
+            )
+        self._was_lost = True
+        log.error("the GPU's context died, building the engine anew: %s", error.found)
+        self._closed = True
+        self._step.abandon()
+        try:
+            self._step.revive()
+            self._take(self._make())
+        except EdgeError as failure:
+            return BackendError(
+                f"the GPU's context died under a step ({error.found}), and nothing new could be built: {failure.found}",
+                expected="a GPU that comes back",
+                fix="restart the process",
+            )
+        self._closed = False
+        return ContextLostError(
+            f"the GPU's context died under a step: {error.found}",
+            expected="every step to succeed",
+            fix="the engine was built anew and its memory is empty: go on with the next frame",
+        )
