@@ -24,9 +24,9 @@ from edge_cnnlstm.errors import BackendError
 from edge_cnnlstm.runtime.account import SAMPLES
 from edge_cnnlstm.runtime.backends.base import Backend, advance
 from edge_cnnlstm.runtime.frame import Pixels
-from edge_cnnlstm.runtime.opening import load_engine
 from edge_cnnlstm.runtime.prediction import Prediction
 from edge_cnnlstm.runtime.proof import prove
+from edge_cnnlstm.runtime.selection import load_engine
 from edge_cnnlstm.runtime.stream import Stream
 
 SCHEMA_VERSION = 1

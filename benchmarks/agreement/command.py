@@ -25,7 +25,7 @@ from edge_cnnlstm.bundle.format import Bundle
 from edge_cnnlstm.cli import console
 from edge_cnnlstm.errors import BackendError
 from edge_cnnlstm.runtime.backends.base import Backend
-from edge_cnnlstm.runtime.opening import load_engine
+from edge_cnnlstm.runtime.selection import load_engine
 
 SCHEMA_VERSION = 1
 METHOD = (

@@ -26,8 +26,8 @@ from edge_cnnlstm.bundle import format as bundle_format
 from edge_cnnlstm.cli import console
 from edge_cnnlstm.errors import ConfigError
 from edge_cnnlstm.runtime import choice
-from edge_cnnlstm.runtime.opening import sound_graphs
 from edge_cnnlstm.runtime.optional import is_installed
+from edge_cnnlstm.runtime.selection import sound_graphs
 
 SCHEMA_VERSION = 1
 MADE_WITH = ("numpy", "onnxruntime", "openvino", "pydantic", "torch", "edge-cnnlstm")

@@ -50,8 +50,19 @@ def remarks(account: Mapping[str, Any]) -> Iterator[str]:
     needed = account["samples"]["p99"]
     if account["predicted"] and not needed["reached"]:
         yield f"[yellow]a p99 to depend on takes {needed['needed']:,} answers, not {account['predicted']}[/]"
+    if account["gpu"]:
+        yield from _gpu(account["gpu"])
+    for reason in account["passed_over"]:
+        yield f"not taken: {escape(reason)}"
     if not account["valid"]:
         yield f"[bold red]INVALID[/]: {escape('; '.join(account['invalid_because']))}"
+
+
+def _gpu(found: Mapping[str, Any]) -> Iterator[str]:
+    how = "one launch a frame" if found["graphs"] else "enqueued frame by frame"
+    yield f"on the GPU: {how}, {found['bytes_copied']:,} bytes copied a frame"
+    for stage, values in (found["stages_ms"] or {}).items():
+        yield f"  {stage} {_spread(values)}"
 
 
 def _accounting(account: Mapping[str, Any]) -> str:

@@ -11,8 +11,8 @@ from rich.table import Column, Table
 from edge_cnnlstm.bundle import format as bundle_format
 from edge_cnnlstm.cli.console import output
 from edge_cnnlstm.runtime.backends.ort import quantizes_fp16
-from edge_cnnlstm.runtime.opening import load_engine
 from edge_cnnlstm.runtime.proof import prove
+from edge_cnnlstm.runtime.selection import load_engine
 from edge_cnnlstm.spec import StateRules
 
 BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle, such as model.edge.")]

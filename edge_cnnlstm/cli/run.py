@@ -54,7 +54,13 @@ def run(
     realtime: Annotated[
         bool, typer.Option("--realtime", help="Do what it takes to be on time, and say what it costs.")
     ] = False,
-    backend: Annotated[str, typer.Option(help="auto (the faster one here), onnxruntime or openvino.")] = "auto",
+    backend: Annotated[
+        str, typer.Option(help="auto (TensorRT where it is, else the fastest here), tensorrt, onnxruntime or openvino.")
+    ] = "auto",
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="Fail rather than fall back to a graph quantized less, or to the processor."),
+    ] = False,
     graph: Annotated[str | None, typer.Option(help="One of the bundle's graphs, see `inspect`.")] = None,
     threads: Annotated[int, typer.Option(help="Processor cores that one step may use.")] = 1,
     json: Annotated[
@@ -84,7 +90,15 @@ def run(
     with ExitStack() as stack:
         rules = _rules(bundle, gap_ms, idle_ms)
         stream = stack.enter_context(
-            open_stream(bundle, backend=backend, graph=graph, threads=threads, deadline_ms=deadline_ms, rules=rules)
+            open_stream(
+                bundle,
+                backend=backend,
+                graph=graph,
+                threads=threads,
+                deadline_ms=deadline_ms,
+                rules=rules,
+                strict=strict,
+            )
         )
         camera = open_source(source, fit=stream.fit, rate=rate, spin_us=timing.spin_us)
         stack.callback(camera.close)

@@ -12,6 +12,8 @@ from datetime import datetime
 from typing import Any
 
 from edge_cnnlstm.provenance import machine, versions
+from edge_cnnlstm.runtime.backends.base import Backend
+from edge_cnnlstm.runtime.backends.trt import TensorRtBackend
 from edge_cnnlstm.runtime.histogram import RELATIVE_ERROR, Histogram, summarise
 from edge_cnnlstm.runtime.mailbox import Counts
 from edge_cnnlstm.runtime.realtime import Realtime
@@ -20,7 +22,10 @@ from edge_cnnlstm.runtime.stream import Stream
 SCHEMA_VERSION = 1
 SAMPLES = {"p99": 2_010, "p99_9": 20_140}
 """Frames behind a percentile that can be depended on: MLPerf's early stopping, with ten frames above it allowed."""
-DISTRIBUTIONS = ("edge-cnnlstm", "numpy", "onnxruntime", "openvino", "opencv-python-headless", "opencv-python")
+DISTRIBUTIONS = (
+    *("edge-cnnlstm", "numpy", "onnxruntime", "openvino", "opencv-python-headless", "opencv-python"),
+    *("tensorrt", "tensorrt-rtx", "pycuda", "cuda-bindings", "onnxruntime-gpu"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +56,7 @@ def account(
     Times are in the unit that their name ends with. `lost` are frames that the source itself lost; `response_ms` is
     the age of every frame at the first decision after it, those without an answer included; of the timeline, `lost`
     counts all that are without one. `telemetry` is what its recorder says, None where there was none; `error` is what
-    ended the run early.
+    ended the run early; `gpu` is what the engine says of its GPU, None where there is none.
     """
     latency = stream.latency
     ages, response, idle = latency.stages["age"], latency.response, latency.first_after_idle
@@ -65,6 +70,7 @@ def account(
         "source": _public(settings.source),
         "live": settings.live,
         "backend": stream.backend.name,
+        "passed_over": list(stream.passed_over),
         "threads": settings.threads,
         "rate": settings.rate,
         "policy": settings.policy,
@@ -88,6 +94,7 @@ def account(
         "samples": {name: {"needed": needed, "reached": ages.count >= needed} for name, needed in SAMPLES.items()},
         "relative_error": RELATIVE_ERROR,
         "latency_ms": {stage: _summary(histogram) for stage, histogram in latency.stages.items()},
+        "gpu": _gpu(stream.backend),
         "response_ms": _summary(response),
         "response_frames": response.count,
         "jitter_ms": _summary(latency.jitter),
@@ -98,6 +105,17 @@ def account(
         "telemetry": telemetry,
         "machine": machine(),
         "versions": versions(*DISTRIBUTIONS),
+    }
+
+
+def _gpu(backend: Backend) -> dict[str, Any] | None:
+    if not isinstance(backend, TensorRtBackend):
+        return None
+    times = backend.device_times
+    return {
+        "graphs": backend.uses_graphs,
+        "bytes_copied": backend.bytes_copied,
+        "stages_ms": times and {stage: _summary(histogram) for stage, histogram in times.stages.items()},
     }
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 
-from edge_cnnlstm.errors import ClosedError, FrameError
+from edge_cnnlstm.errors import ClosedError, ContextLostError, FrameError
 from edge_cnnlstm.runtime.fetch import fetching
 from edge_cnnlstm.runtime.frame import Frame
 from edge_cnnlstm.runtime.group import Member, StreamGroup
@@ -125,9 +125,12 @@ class Cameras:
             return {}
         try:
             found = self._group.step({feed.member: frame for feed, frame in fitting.items()})
-        except BaseException:
+        except BaseException as error:
             for feed in fitting:
                 feed.mailbox.gave_up(refused=False)
+            if isinstance(error, ContextLostError):
+                log.warning("dropped a frame of each camera: %s", error)
+                return {}
             raise
         answers: Answers = {}
         for feed, frame in fitting.items():

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_cnnlstm.errors import ClosedError, ConfigError, PoisonError
+from edge_cnnlstm.errors import ClosedError, ConfigError, ContextLostError, PoisonError
 from edge_cnnlstm.runtime.backends.base import Arrays, Backend
 from edge_cnnlstm.runtime.fit import Fit
 from edge_cnnlstm.runtime.frame import Frame, Pixels
@@ -107,8 +107,8 @@ class StreamGroup:
 
         Raises FrameError, before anything ran, for a frame that the network was not made for; ClosedError for a member
         that has left; BackendError when the engine fails, with every memory as it was, but for those that a rule has
-        emptied. A stream whose answer or memory is NaN or infinity is emptied and gets its PoisonError instead of a
-        prediction; the others do not notice.
+        emptied; ContextLostError when a GPU had to be brought back, with every memory empty. A stream whose answer or
+        memory is NaN or infinity is emptied and gets its PoisonError instead of a prediction; the others do not notice.
         """
         self._guard.enter_at_once()
         try:
@@ -126,6 +126,9 @@ class StreamGroup:
                 member: self._answer(member, frame, captured[member], begun, inferred, outputs)
                 for member, frame in accepted.items()
             }
+        except ContextLostError:
+            self._begin_anew()
+            raise
         finally:
             self._guard.leave()
 
@@ -160,6 +163,8 @@ class StreamGroup:
             try:
                 self._check_open()
                 self.backend.rehearse()
+            except ContextLostError:
+                self._begin_anew()
             finally:
                 self._guard.leave()
 
@@ -198,6 +203,11 @@ class StreamGroup:
         except NotFiniteError as error:
             self._empty(member, "not finite")
             return member.lane.poisoned(f"{error} of {member.name!r}")
+
+    def _begin_anew(self) -> None:
+        """Go on with an engine that was built anew, and remembers nothing."""
+        for member in self.members:
+            self._empty(member, "engine rebuilt")
 
     def _empty(self, member: Member, reason: str) -> None:
         self.backend.state.reset(member.slot)

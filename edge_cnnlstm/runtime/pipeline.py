@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Generator, Iterator
 from contextlib import closing
 
-from edge_cnnlstm.errors import ClosedError, FrameError, PoisonError
+from edge_cnnlstm.errors import ClosedError, ContextLostError, FrameError, PoisonError
 from edge_cnnlstm.runtime.fetch import fetching
 from edge_cnnlstm.runtime.frame import Frame
 from edge_cnnlstm.runtime.mailbox import Counts, Mailbox, Policy
@@ -26,10 +26,10 @@ class Pipeline:
     """Iterate it, with `for` or `async for`, for (frame, prediction) pairs, or `run` it into sinks.
 
     `policy` is newest, every or skip-k, see `mailbox.Policy`; `counts` says what became of every frame. Frames that the
-    network was not made for are counted as refused and passed over; one whose answer is not finite is dropped, and the
-    next starts from an empty memory. An error in the source is raised to the iterating thread once the frames before it
-    are done; one in the engine at once. Either ends the iteration. `realtime` is what to do in order to be on time.
-    Closing the pipeline closes the source, not the stream.
+    network was not made for are counted as refused and passed over; one whose answer is not finite, or under which a
+    GPU's context died, is dropped, and the next starts from an empty memory. An error in the source is raised to the
+    iterating thread once the frames before it are done; one in the engine at once. Either ends the iteration.
+    `realtime` is what to do in order to be on time. Closing the pipeline closes the source, not the stream.
     """
 
     def __init__(self, source: Source, stream: Stream, policy: str = "newest", *, realtime: Realtime = OFF) -> None:
@@ -134,7 +134,7 @@ class Pipeline:
                 begin = max(begin, last)  # so that the last one ends with the margin
 
     def _step(self, frame: Frame) -> Prediction | None:
-        """Predict; None for a frame that the network was not made for, or that poisoned its memory."""
+        """Predict; None for a frame that the network was not made for, that poisoned its memory, or that a GPU lost."""
         try:
             prediction = self._stream.step(frame)
         except FrameError as error:
@@ -142,7 +142,7 @@ class Pipeline:
                 log.warning("passed over a frame, and will do so without a word from now on: %s", error)
             self._mailbox.gave_up(refused=True)
             return None
-        except PoisonError as error:
+        except (PoisonError, ContextLostError) as error:
             log.warning("dropped frame %d: %s", frame.index, error)
             self._mailbox.gave_up(refused=False)
             return None

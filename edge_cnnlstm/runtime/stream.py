@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_cnnlstm.errors import ClosedError, ConfigError
+from edge_cnnlstm.errors import ClosedError, ConfigError, ContextLostError
 from edge_cnnlstm.runtime.backends.base import Backend
 from edge_cnnlstm.runtime.fit import Fit
 from edge_cnnlstm.runtime.frame import Frame, Pixels
@@ -34,7 +34,7 @@ class Stream:
     deliver frames of the right size. `latency` collects every frame's timings, `resets` counts resets by reason, and
     `refused` the frames that the network was not made for. `rules` say when the memory is emptied, None means those
     that came with the network. `graph` is the name of what the engine runs, and `digest` its SHA-256, by which `swap`
-    tells whether memory may be kept.
+    tells whether memory may be kept. `passed_over` are the engines that were not taken, and why, a line each.
     """
 
     def __init__(
@@ -45,6 +45,7 @@ class Stream:
         rules: StateRules | None = None,
         graph: str | None = None,
         digest: str | None = None,
+        passed_over: tuple[str, ...] = (),
     ) -> None:
         try:
             if backend.spec.batch != 1:
@@ -57,6 +58,7 @@ class Stream:
             self._own_rules = rules
             self._lane = Lane(backend.spec, rules or backend.spec.rules, deadline_ms)
             self._closed = False
+            self.passed_over = passed_over
             self._take_over(backend, graph, digest)
             warm_up(backend)
         except BaseException:
@@ -90,7 +92,8 @@ class Stream:
         Raises FrameError for any other array and BackendError when the engine fails; either leaves the memory bit for
         bit as it was, or empty if the frame at which the engine failed broke a rule. PoisonError when the answer
         or the memory is NaN or infinity; the memory is then emptied, because what poisoned it would poison every answer
-        after it. ThreadError when another thread is in here.
+        after it. ContextLostError when a GPU had to be brought back; the memory is then empty, too. ThreadError when
+        another thread is in here.
         """
         self._guard.enter_at_once()
         try:
@@ -113,6 +116,9 @@ class Stream:
         except NotFiniteError as error:
             self._empty("not finite")
             raise lane.poisoned(str(error)) from error
+        except ContextLostError:
+            self._begin_anew()
+            raise
         finally:
             self._guard.leave()
 
@@ -125,6 +131,8 @@ class Stream:
             try:
                 self._check_open()
                 self.backend.rehearse()
+            except ContextLostError:
+                self._begin_anew()  # which cost no frame; the next prediction says so
             finally:
                 self._guard.leave()
 
@@ -173,6 +181,7 @@ class Stream:
                 fresh.backend.state.restore(self.backend.state.snapshot())
             old = self.backend
             self._take_over(fresh.backend, fresh.graph, fresh.digest)
+            self.passed_over = fresh.passed_over
             self._lane.adopt(self.spec, self._own_rules or self.spec.rules)
             fresh._closed, fresh._owns_engine = True, False
             old.close()
@@ -206,6 +215,11 @@ class Stream:
         if self._owns_engine:
             self._owns_engine = False
             self.backend.close()
+
+    def _begin_anew(self) -> None:
+        """Go on with an engine that was built anew: its buffers are other ones, and it remembers nothing."""
+        self._take_over(self.backend, self.graph, self.digest)
+        self._empty("engine rebuilt")
 
     def _empty(self, reason: str) -> None:
         self.backend.state.reset()

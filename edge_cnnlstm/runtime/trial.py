@@ -8,7 +8,7 @@ import sys
 import time
 
 from edge_cnnlstm.bundle import format as bundle_format
-from edge_cnnlstm.runtime.opening import load_engine
+from edge_cnnlstm.runtime.selection import load_engine
 
 WARM_UP_STEPS = 20
 STEPS = 300

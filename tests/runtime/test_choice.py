@@ -18,7 +18,7 @@ from edge_cnnlstm.bundle.manifest import Candidate as Compared
 from edge_cnnlstm.bundle.manifest import Graph, Manifest, Member, Plan
 from edge_cnnlstm.runtime import choice, trial
 from edge_cnnlstm.runtime.choice import fastest
-from edge_cnnlstm.runtime.opening import sound_graphs
+from edge_cnnlstm.runtime.selection import sound_graphs
 
 FLOAT = Graph("fp32", "graphs/fp32.onnx", "portable", "fp32", 1e-5)
 INTEGER = Graph("int8", "graphs/int8.onnx", "onnxruntime", "int8", 1e-2)

@@ -17,7 +17,7 @@ from edge_cnnlstm.bundle.golden import Golden
 from edge_cnnlstm.bundle.manifest import Graph, Manifest
 from edge_cnnlstm.errors import BackendError, BundleError, ConfigError, DependencyError
 from edge_cnnlstm.runtime.backends.ort import OnnxRuntimeBackend
-from edge_cnnlstm.runtime.opening import BACKENDS, preferred_graph
+from edge_cnnlstm.runtime.selection import BACKENDS, preferred_graph
 from edge_cnnlstm.spec import TensorSpec
 from tests.conftest import SECOND_RESET, STEPS, tiny_frames
 

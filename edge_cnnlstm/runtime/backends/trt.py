@@ -6,8 +6,12 @@ import logging
 from collections.abc import Callable
 from functools import partial
 
-from edge_cnnlstm.errors import BackendError, ClosedError, ContextLostError, EdgeError
-from edge_cnnlstm.gpu.engine import Engine
+from edge_cnnlstm.bundle.format import Bundle
+from edge_cnnlstm.bundle.manifest import Graph
+from edge_cnnlstm.errors import BackendError, ClosedError, ContextLostError, DependencyError, EdgeError
+from edge_cnnlstm.gpu import cuda, tensorrt
+from edge_cnnlstm.gpu.engine import Configuration, Engine, deserialize
+from edge_cnnlstm.gpu.plans import plan_for
 from edge_cnnlstm.runtime.backends.base import Arrays
 from edge_cnnlstm.runtime.device_step import AS_FOUND, DeviceStep, Wiring
 from edge_cnnlstm.runtime.device_times import DeviceTimes
@@ -116,3 +120,32 @@ class TensorRtBackend:
             expected="every step to succeed",
             fix="the engine was built anew and its memory is empty: go on with the next frame",
         )
+
+
+def missing_for_tensorrt() -> str | None:
+    """Return what this machine lacks for TensorRT, None when nothing."""
+    try:
+        tensorrt.load()
+        cuda.describe()
+    except DependencyError as error:
+        return error.found
+    return None
+
+
+def open_tensorrt(bundle: Bundle, graph: Graph, streams: int, wiring: Wiring = AS_FOUND) -> TensorRtBackend:
+    """Load one of a bundle's graphs for so many streams: from the plan in this machine's cache, or built for it now.
+
+    Raises DependencyError without TensorRT, PyCUDA or a GPU, ExportError when TensorRT refuses the graph, and what
+    `TensorRtBackend` does.
+    """
+    trt, device, manifest = tensorrt.load(), cuda.describe(), bundle.manifest
+    stored = plan_for(
+        bundle.graph(graph.name),
+        graph.name,
+        manifest.members[graph.file].sha256,
+        Configuration(batch=streams),
+        watch=[pair.output for pair in manifest.model.states],
+        trt=trt,
+        device=device,
+    )
+    return TensorRtBackend(partial(deserialize, stored.data, graph.name, trt), manifest.model.batched(streams), wiring)
