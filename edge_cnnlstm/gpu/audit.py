@@ -108,10 +108,11 @@ class Stray:
     layer: str | None
 
     def __str__(self) -> str:
-        where = f"in {self.layer!r}" if self.layer and self.layer != self.name else ""
         if self.layer is None:
             return f"{self.name}: planned {self.planned}, not found in the engine"
-        return f"{self.name}: planned {self.planned}, runs in {self.found} {where}".rstrip()
+        runs = "what it runs in cannot be told" if self.found == UNKNOWN else f"runs in {self.found}"
+        where = "" if self.layer == self.name else f", in {self.layer!r}"
+        return f"{self.name}: planned {self.planned}, {runs}{where}"
 
 
 def layers(loaded: Engine) -> list[EngineLayer]:
@@ -120,6 +121,7 @@ def layers(loaded: Engine) -> list[EngineLayer]:
     Raises BackendError when TensorRT's inspector says nothing, or what is not understood.
     """
     trt, engine = loaded.trt, loaded.engine
+    loaded.logger.errors.clear()
     inspector = engine.create_engine_inspector()
     if inspector is None:
         raise BackendError(

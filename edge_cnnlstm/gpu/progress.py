@@ -8,7 +8,7 @@ from edge_cnnlstm.gpu.tensorrt import Interrupt
 
 
 class Progress(Protocol):
-    """Is told how many steps of a phase are done, of how many; first with 0, then after each step.
+    """Is told how many steps of a phase are done, of how many: first 0, then after each step, at the end all.
 
     Phases nest, and a phase may be walked through many times. May be called in any thread that TensorRT builds in, and
     often: hundreds of times a second. What it raises cancels the build, and is raised again by `build_plan`.
@@ -38,13 +38,14 @@ def monitor(trt: Any, progress: Progress | None, interrupt: Interrupt) -> Any:
             return self.failure is None and not interrupt.asked
 
         def phase_finish(self, phase_name: str) -> None:
-            self._steps.pop(phase_name, None)
+            # Steps that turn out not to be needed are not told one by one.
+            self._tell(phase_name, self._steps[phase_name])
 
         def _tell(self, phase: str, done: int) -> None:
             if progress is None or self.failure is not None:
                 return
             try:
-                progress(phase, done, self._steps.get(phase, done))
+                progress(phase, done, self._steps[phase])
             except BaseException as failure:  # noqa: BLE001 - it is raised again once TensorRT has come back
                 self.failure = failure
 

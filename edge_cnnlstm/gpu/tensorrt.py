@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import importlib.util
 import logging
@@ -64,11 +65,13 @@ def version(trt: Any) -> str:
     return f"{trt.__name__} {trt.__version__}"
 
 
+@functools.cache
 def logger(trt: Any) -> Any:
-    """Return a TensorRT logger that speaks through `logging`.
+    """Return the logger of a TensorRT module, which speaks through `logging`: one for the whole process.
 
-    It keeps what TensorRT reports as errors in `errors`, the first MOST_ERRORS of them; `reason` is the first, which
-    says why the others followed. Clear `errors` before a call whose failure is to be explained.
+    TensorRT itself has but one, as long as a builder, a runtime or an engine lives, and ignores any other. It keeps
+    what is reported as errors in `errors`, the first MOST_ERRORS of them; `reason` is the first, which says why the
+    others followed. Clear `errors` before a call whose failure is to be explained.
     """
 
     class Logger(trt.ILogger):  # type: ignore[misc]  # the base class exists only once TensorRT is imported
