@@ -77,36 +77,6 @@ class Configuration:
 DEFAULT = Configuration()
 
 
-WATCH = "edge_cnnlstm_memory_size"
-"""The output that a build adds: float32 [streams], the sum of absolute values of each stream's next memory."""
-
-
-@dataclass(frozen=True, slots=True)
-class Engine:
-    """A deserialized plan, with what must live as long as it does."""
-
-    trt: ModuleType
-    runtime: Any
-    engine: Any
-    logger: Any
-
-    def tensors(self) -> dict[str, tuple[str, tuple[int, ...], str]]:
-        """Return direction (input or output), shape and dtype of everything that it reads and writes, by name."""
-        trt, engine = self.trt, self.engine
-        directions = {trt.TensorIOMode.INPUT: "input", trt.TensorIOMode.OUTPUT: "output"}
-        types = {trt.DataType.UINT8: "uint8", trt.DataType.FLOAT: "float32"}
-        found = {}
-        for name in (engine.get_tensor_name(at) for at in range(engine.num_io_tensors)):
-            dtype = engine.get_tensor_dtype(name)
-            direction = directions.get(engine.get_tensor_mode(name), "neither")
-            found[name] = direction, tuple(engine.get_tensor_shape(name)), types.get(dtype, str(dtype))
-        return found
-
-    def last_words(self) -> str | None:
-        """Return the last error that TensorRT logged."""
-        return self.logger.errors[-1] if self.logger.errors else None
-
-
 @dataclass(frozen=True, slots=True)
 class Plan:
     """A serialized engine, and how it came to be.
@@ -132,6 +102,24 @@ class Engine:
     logger: Any
     runtime: Any
     engine: Any
+
+    def tensors(self) -> dict[str, tuple[str, tuple[int, ...], str]]:
+        """Return direction (input or output), shape and dtype of everything that it reads and writes, by name."""
+        trt, engine = self.trt, self.engine
+        directions = {trt.TensorIOMode.INPUT: "input", trt.TensorIOMode.OUTPUT: "output"}
+        types = {trt.DataType.UINT8: "uint8", trt.DataType.FLOAT: "float32"}
+        found = {}
+        for name in (engine.get_tensor_name(at) for at in range(engine.num_io_tensors)):
+            dtype = engine.get_tensor_dtype(name)
+            direction = directions.get(engine.get_tensor_mode(name), "neither")
+            found[name] = direction, tuple(engine.get_tensor_shape(name)), types.get(dtype, str(dtype))
+        return found
+
+    def last_words(self) -> str:
+        """Return the first error that TensorRT logged since it was last asked, and forget them all."""
+        reason = str(self.logger.reason)
+        self.logger.errors.clear()
+        return reason
 
 
 def build_plan(

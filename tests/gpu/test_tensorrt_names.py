@@ -22,7 +22,7 @@ OURS = "ours"
 
 SPEAKERS = [
     *(LIBRARY / "gpu" / name for name in ("tensorrt.py", "network.py", "progress.py", "engine.py", "audit.py")),
-    LIBRARY / "runtime" / "backends" / "trt.py",
+    LIBRARY / "runtime" / "device_step.py",
 ]
 """The files that may ask TensorRT for anything."""
 
