@@ -90,7 +90,7 @@ enum { PAGE = 4096, STACK = 256, JOURNAL = 1 << 14 };
 
 /* Handles are never freed, so that a late use of one is told from a use of its successor. */
 struct CUctx_st {
-    bool alive;
+    bool alive, mourned;
     unsigned retained;
     uint64_t streams, events;
 };
@@ -724,11 +724,23 @@ static CUresult release(void) {
     return SUCCESS;
 }
 
+/* A reset releases nothing: whoever retained the context holds the new one, and what is current anywhere is dead. */
+static CUresult renew(void) {
+    CUcontext old = driver.primary, renewed;
+    REQUIRE(old, SUCCESS);
+    end_context(old);
+    retain(&renewed);
+    renewed->retained = old->retained;
+    return SUCCESS;
+}
+
 static CUresult push(CUcontext context) {
     REQUIRE(context && context->alive, ERROR_INVALID_CONTEXT);
     REQUIRE(depth < STACK, ERROR_ILLEGAL_STATE);
-    if (depth && !stack[depth - 1]->alive)
-        complain("a context was pushed onto a dead one: releasing a context does not pop it");
+    if (depth && !current()->alive && !current()->mourned) {
+        current()->mourned = true;
+        complain("a context was pushed onto a dead one: whoever releases a context has to pop it as well");
+    }
     stack[depth++] = context;
     return SUCCESS;
 }
@@ -1044,8 +1056,7 @@ API(cuDeviceTotalMem_v2, (size_t *bytes, CUdevice device), INITIALISED, NULL, ON
 API(cuDevicePrimaryCtxRetain, (CUcontext *context, CUdevice device), INITIALISED, NULL, ONLY_DEVICE;
     return retain(context))
 API(cuDevicePrimaryCtxRelease_v2, (CUdevice device), INITIALISED, driver.primary, ONLY_DEVICE; return release())
-API(cuDevicePrimaryCtxReset_v2, (CUdevice device), INITIALISED, driver.primary, ONLY_DEVICE;
-    if (driver.primary) end_context(driver.primary))
+API(cuDevicePrimaryCtxReset_v2, (CUdevice device), INITIALISED, driver.primary, ONLY_DEVICE; return renew())
 API(cuDevicePrimaryCtxSetFlags_v2, (CUdevice device, unsigned int flags), INITIALISED, NULL, ONLY_DEVICE;
     driver.primary_flags = flags)
 API(cuDevicePrimaryCtxGetState, (CUdevice device, unsigned int *flags, int *active), INITIALISED, NULL, ONLY_DEVICE;
