@@ -548,7 +548,7 @@ static bool touches(const Block *block, const void *address) {
 
 static bool uses(const Work *work, const Block *block, CUgraphExec exec) {
     if (work->kind != LAUNCH)
-        return block && (touches(block, work->to) || touches(block, work->from));
+        return block && (touches(block, work->to) || touches(block, work->from) || touches(block, work->data));
     bool found = work->graph == exec;
     for (Work *node = work->graph->nodes.first; node && !found; node = node->next)
         found = uses(node, block, exec);
@@ -562,13 +562,15 @@ static bool waits_for(CUstream stream, const Block *block, CUgraphExec exec) {
     return found;
 }
 
-/* The driver, too, waits before it frees; that somebody relies on it is worth a word. */
+/* The driver, too, waits before it frees; that somebody relies on it is worth a word. What has nothing to do with it is
+ * left alone: to wait, with the interpreter held, for another thread's host function in Python would be for ever. */
 static void settle_before(const char *what, const Block *block, CUgraphExec exec) {
     bool needed = waits_for(&legacy, block, exec);
     for (CUstream stream = driver.streams; stream; stream = stream->next)
         needed |= waits_for(stream, block, exec);
-    if (needed)
-        complain("%s while work that uses it was waiting", what);
+    if (!needed)
+        return;
+    complain("%s while work that uses it was waiting", what);
     run_everything();
 }
 
@@ -852,8 +854,8 @@ static CUresult wait_for_captured(CUstream stream, CUevent event) {
 
 static CUresult wait_for(CUstream stream, CUevent event, unsigned flags) {
     REQUIRE(usable(event), ERROR_INVALID_HANDLE);
-    REQUIRE(flags <= EXTERNAL, ERROR_INVALID_VALUE);
     ATTEMPT(resolve(&stream));
+    REQUIRE(flags <= EXTERNAL && (stream->capture || !flags), ERROR_INVALID_VALUE);
     if (event->capture)
         return wait_for_captured(stream, event);
     if (stream->capture && !flags) {
@@ -1163,7 +1165,7 @@ API(cuGraphInstantiateWithFlags, (CUgraphExec *exec, CUgraph graph, unsigned lon
 API(cuGraphUpload, (CUgraphExec exec, CUstream stream), USUAL, stream,
     REQUIRE(exec && exec->alive, ERROR_INVALID_VALUE); return resolve(&stream))
 API(cuGraphLaunch, (CUgraphExec exec, CUstream stream), USUAL, stream, return launch(exec, stream))
-API(cuGraphExecDestroy, (CUgraphExec exec), WAITING, exec, return destroy_exec(exec))
+API(cuGraphExecDestroy, (CUgraphExec exec), INITIALISED | HEALTHY, exec, return destroy_exec(exec))
 API(cuGraphDestroy, (CUgraph graph), INITIALISED | HEALTHY, graph, return destroy_graph(graph))
 API(cuGraphGetNodes, (CUgraph graph, CUgraphNode *nodes, size_t *count), INITIALISED | HEALTHY, graph,
     return list_nodes(graph, nodes, count))

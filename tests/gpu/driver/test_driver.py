@@ -259,6 +259,7 @@ def test_an_ordinary_record_in_a_capture_is_no_instant_and_an_external_one_is_no
     stream, event = driver.stream(), driver.event()
 
     assert driver.call("cuEventRecordWithFlags", event, stream, EXTERNAL) == INVALID_VALUE
+    assert driver.call("cuStreamWaitEvent", stream, event, EXTERNAL) == INVALID_VALUE
     driver.cuStreamBeginCapture_v2(stream, RELAXED)
     driver.cuEventRecord(event, stream)
 
