@@ -48,7 +48,7 @@ def int8_dot() -> str | None:
 def read_text(path: Path) -> str | None:
     """Return what a file of /proc or /sys says; None when it cannot be read or says nothing."""
     try:
-        return path.read_text().strip("\0\n ") or None
+        return path.read_text(errors="replace").strip("\0\n ") or None
     except OSError:
         return None
 

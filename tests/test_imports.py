@@ -18,7 +18,7 @@ FLOORS = {
     "edge_cnnlstm/provenance.py": set[str](),
     "edge_cnnlstm/spec.py": {"errors"},
     "edge_cnnlstm/bundle": {"errors", "spec", "bundle"},
-    "edge_cnnlstm/gpu": {"errors", "spec", "gpu"},
+    "edge_cnnlstm/gpu": {"errors", "provenance", "spec", "gpu"},
     "edge_cnnlstm/runtime": {"errors", "provenance", "spec", "bundle", "gpu", "runtime"},
     "edge_cnnlstm/training": {"errors", "provenance", "spec", "runtime", "training"},
     "edge_cnnlstm/report": {"errors", "provenance", "runtime", "report"},

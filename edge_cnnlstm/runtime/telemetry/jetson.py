@@ -12,7 +12,6 @@ GPU_DEVFREQ = ("*.gpu", "gpu-gpc-*", "*.ga10b", "*.gv11b", "*.gp10b")
 """Orin on JetPack 6 and 7, Thor, and what older kernels call an Orin's, a Xavier's and a TX2's GPU."""
 _POWER_MODE = re.compile(r"<\s*POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+)\s*>", re.ASCII)
 _ACTIVE_MODE = re.compile(r"pmode:(\d+)", re.ASCII)
-_RELEASE = re.compile(r"# R(\d+) \(release\), REVISION: (\d+(?:\.\d+)*)", re.ASCII)
 
 
 class Jetson:
@@ -79,12 +78,6 @@ class Jetson:
     def _power_mode(self) -> str | None:
         active = _ACTIVE_MODE.search(read_word(self._status) or "")
         return self._modes.get(int(active[1])) if active else None
-
-
-def l4t_release(root: Path = Path("/")) -> str | None:
-    """Return the Jetson Linux release, such as "36.4.3"; None off a Jetson, and in containers that hide it."""
-    release = _RELEASE.match(read_word(root / "etc/nv_tegra_release") or "")
-    return f"{release[1]}.{release[2]}" if release else None
 
 
 def _rails(chip: Path) -> list[tuple[str, tuple[Path, Path]]]:

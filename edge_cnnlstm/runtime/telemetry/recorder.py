@@ -12,8 +12,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from edge_cnnlstm.errors import ConfigError
+from edge_cnnlstm.gpu.board import l4t_release
 from edge_cnnlstm.runtime.telemetry.history import History
-from edge_cnnlstm.runtime.telemetry.jetson import Jetson, l4t_release
+from edge_cnnlstm.runtime.telemetry.jetson import Jetson
 from edge_cnnlstm.runtime.telemetry.linux import Linux
 from edge_cnnlstm.runtime.telemetry.nvml import Nvml
 from edge_cnnlstm.runtime.telemetry.sample import QUANTITIES, Sample, Source, merge

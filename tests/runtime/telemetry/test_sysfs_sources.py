@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from edge_cnnlstm.runtime.telemetry.jetson import Jetson, l4t_release
+from edge_cnnlstm.gpu.board import l4t_release
+from edge_cnnlstm.runtime.telemetry.jetson import Jetson
 from edge_cnnlstm.runtime.telemetry.linux import Linux
 from edge_cnnlstm.runtime.telemetry.rapl import Rapl
 from edge_cnnlstm.runtime.telemetry.sample import QUANTITIES, Reading
