@@ -1,0 +1,269 @@
+"""Plans that were built on this device, kept for its next start.
+
+A plan is code. It is read from a folder that only this user and root can write, and never from a bundle. That it was
+kept whole does not make it right: whoever takes one proves it against the golden rollout.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from edge_cnnlstm.errors import ConfigError
+from edge_cnnlstm.gpu.board import driver_version, l4t_release
+from edge_cnnlstm.gpu.cuda import Device
+from edge_cnnlstm.gpu.engine import Configuration, Plan, build_plan
+from edge_cnnlstm.gpu.private import PrivateFolder, open_private
+from edge_cnnlstm.gpu.progress import Progress
+from edge_cnnlstm.gpu.tensorrt import version
+
+log = logging.getLogger(__name__)
+
+MOST = 16
+"""Plans that are kept, and timing caches: those that were not used for longest go first."""
+_PLAN, _TIMING = ".plan", ".timing"
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """All that a plan depends on: one that differs in any of these is not taken.
+
+    `graph` is the ONNX file's SHA-256 in hexadecimal, `tensorrt` the module and its full version, `l4t` None off a
+    Jetson, and `configuration` what the builder was asked for, in a line.
+    """
+
+    graph: str
+    tensorrt: str
+    gpu: str
+    compute_capability: str
+    driver: str
+    l4t: str | None
+    configuration: str
+
+    @property
+    def plan_file(self) -> str:
+        """The name of the plan's file; those of one graph begin alike."""
+        return f"{self.graph[:16]}-{_name(asdict(self))}{_PLAN}"
+
+    @property
+    def timing(self) -> dict[str, str]:
+        """All that a timing cache depends on: graphs share it."""
+        return {"tensorrt": self.tensorrt, "gpu": self.gpu, "compute_capability": self.compute_capability}
+
+    @property
+    def timing_file(self) -> str:
+        """The name of the timing cache's file."""
+        return _name(self.timing) + _TIMING
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPlan:
+    """A plan, where it is kept (None when it could not be), and why it was built just now (None when it was there)."""
+
+    plan: Plan
+    file: Path | None
+    why: str | None = None
+
+    @property
+    def data(self) -> bytes:
+        """The plan itself, for `engine.deserialize`."""
+        return self.plan.data
+
+
+@dataclass(frozen=True, slots=True)
+class Miss:
+    """Why there is no plan to take, in a line."""
+
+    reason: str
+
+
+class PlanCache:
+    """The plans of one folder, `default_folder()` unless another is given.
+
+    Every call raises ConfigError when others can write the folder, one above it, or the file it would read.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder or default_folder()
+
+    def find(self, key: Key) -> StoredPlan | Miss:
+        """Return the plan that was kept under this key, or why there is none to take."""
+        try:
+            with open_private(self._folder) as folder:
+                content = folder.read(key.plan_file)
+                if content is None:
+                    return Miss(_nearest(folder, key))
+                found = _parse(content)
+                if found is None or found[0] != key:
+                    return Miss(f"{folder.path / key.plan_file} is damaged, or not what its name says")
+                folder.touch(key.plan_file)
+                return StoredPlan(found[1], folder.path / key.plan_file)
+        except FileNotFoundError:
+            return Miss("never built here")
+        except OSError as error:
+            return Miss(f"{self._folder} cannot be read: {error.strerror}")
+
+    def keep(self, key: Key, plan: Plan) -> Path:
+        """Keep a plan, whole or not at all, and return where; raises OSError when the disk refuses.
+
+        A plan under the same key serves until this one is on the disk. Processes that keep one at the same time take
+        turns.
+        """
+        facts = asdict(plan)
+        del facts["data"], facts["timing_cache"]
+        return self._write(key.plan_file, _sealed({"key": asdict(key), **facts}, plan.data), _PLAN)
+
+    def timing_cache(self, key: Key) -> bytes | None:
+        """Return what builders measured on this GPU before; None when that was not kept whole."""
+        try:
+            with open_private(self._folder) as folder:
+                facts, data = _unsealed(folder.read(key.timing_file) or b"")
+                return data if facts == key.timing else None
+        except (OSError, ValueError):
+            return None
+
+    def keep_timing_cache(self, key: Key, data: bytes) -> Path:
+        """Keep what a builder measured, as `keep` keeps a plan."""
+        return self._write(key.timing_file, _sealed(key.timing, data), _TIMING)
+
+    def _write(self, name: str, content: bytes, ending: str) -> Path:
+        with open_private(self._folder, make=True) as folder, folder.locked():
+            folder.write(name, content)
+            # A clock that was set back would make the one just written the oldest.
+            others = [other for other in folder.latest_first(ending) if other != name]
+            for other in others[MOST - 1 :]:
+                folder.remove(other)
+            return folder.path / name
+
+
+def plan_for(
+    onnx: bytes,
+    name: str,
+    digest: str,
+    configuration: Configuration,
+    *,
+    watch: Sequence[str],
+    trt: Any,
+    device: Device,
+    progress: Progress | None = None,
+    folder: Path | None = None,
+) -> StoredPlan:
+    """Return the plan of a graph for this device: the one that was kept, or a new one, which is then kept.
+
+    `digest` is the graph's SHA-256 in hexadecimal; `configuration`, `watch` and `progress` are as in `build_plan`;
+    `trt` is the TensorRT that is to run the plan. A disk that is full or cannot be written costs a warning, not the
+    plan. Raises ConfigError when others can write the folder, and whatever `build_plan` raises.
+    """
+    cache = PlanCache(folder)
+    key = key_of(digest, configuration, watch=watch, trt=trt, device=device)
+    found = cache.find(key)
+    if isinstance(found, StoredPlan):
+        return found
+    log.info("graph %r: building a plan: %s", name, found.reason)
+    plan = build_plan(
+        onnx,
+        name,
+        configuration,
+        watch=watch,
+        ahead_of_time=key.tensorrt.startswith("tensorrt_rtx "),
+        timing_cache=cache.timing_cache(key),
+        progress=progress,
+    )
+    file = None
+    try:
+        file = cache.keep(key, plan)
+        if plan.timing_cache is not None:
+            cache.keep_timing_cache(key, plan.timing_cache)
+    except OSError as error:
+        what = "plan" if file is None else "timing cache"
+        log.warning("graph %r: its %s serves, but could not be kept: %s", name, what, error.strerror)
+    return StoredPlan(plan, file, found.reason)
+
+
+def key_of(digest: str, configuration: Configuration, *, watch: Sequence[str], trt: Any, device: Device) -> Key:
+    """Return what the plan of a graph depends on here; the arguments are as in `plan_for`."""
+    # What CUDA tells of the driver is the version of CUDA that it speaks, which many releases share.
+    driver = f"{driver_version() or 'unknown'} with CUDA {device.driver}"
+    asked = f"{configuration.describe()}, watching {', '.join(watch) or 'nothing'}"
+    return Key(digest, version(trt), device.name, device.compute_capability, driver, l4t_release(), asked)
+
+
+def default_folder() -> Path:
+    """Return where plans are kept: below systemd's CacheDirectory=, or in the user's cache folder."""
+    try:
+        # systemd may hand over several.
+        given = os.environ.get("CACHE_DIRECTORY", "").partition(":")[0]
+        return Path(given or _user_folder()) / "plans"
+    except RuntimeError as error:
+        raise ConfigError(
+            f"no folder for plans: {error}",
+            expected="CACHE_DIRECTORY, XDG_CACHE_HOME or a user with a home",
+            fix="set CACHE_DIRECTORY to a folder that only this user can write",
+        ) from error
+
+
+def _user_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edge-cnnlstm"
+
+
+def _nearest(folder: PrivateFolder, key: Key) -> str:
+    """Say what is different about the plan of the same graph that is most like the one asked for."""
+    differences: list[list[str]] = []
+    for name in folder.latest_first(_PLAN):
+        # Whatever is wrong with a file that is not asked for is no reason not to build this one.
+        with suppress(ConfigError, OSError):
+            found = _parse(folder.read(name) or b"") if name.startswith(key.graph[:16]) else None
+            if found is not None and found[0].graph == key.graph:
+                differences.append(_differences(found[0], key))
+    if not differences:
+        return "never built here"
+    nearest = min(differences, key=len)
+    return f"built before {'; '.join(nearest)}"
+
+
+def _differences(there: Key, here: Key) -> list[str]:
+    phrases = {
+        "tensorrt": "by",
+        "gpu": "for GPU",
+        "compute_capability": "for compute capability",
+        "driver": "with driver",
+        "l4t": "on L4T",
+        "configuration": "as",
+    }
+    pairs = [(field.name, getattr(there, field.name), getattr(here, field.name)) for field in fields(Key)]
+    return [f"{phrases[name]} {old}, this is {new}" for name, old, new in pairs if old != new]
+
+
+def _sealed(facts: dict[str, Any], data: bytes) -> bytes:
+    """Return a line with the SHA-256 of all that follows, a line of JSON, and the data."""
+    body = json.dumps(facts).encode() + b"\n" + data
+    return hashlib.sha256(body).hexdigest().encode() + b"\n" + body
+
+
+def _unsealed(content: bytes) -> tuple[dict[str, Any], bytes]:
+    """Return the facts and the data; raises ValueError when a byte is not as it was written."""
+    digest, _, body = content.partition(b"\n")
+    if digest != hashlib.sha256(body).hexdigest().encode():
+        raise ValueError("the SHA-256 does not hold")
+    line, _, data = body.partition(b"\n")
+    return json.loads(line), data
+
+
+def _parse(content: bytes) -> tuple[Key, Plan] | None:
+    """Return the key and the plan; None for a file that is damaged, or not of this release."""
+    try:
+        facts, data = _unsealed(content)
+        return Key(**facts.pop("key")), Plan(data=data, timing_cache=None, **facts)
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _name(facts: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
