@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from edge_cnnlstm.cli import console
+from edge_cnnlstm.cli.build import build
 from edge_cnnlstm.cli.bundle import inspect, verify
 from edge_cnnlstm.cli.evaluate import evaluate
 from edge_cnnlstm.cli.predict import predict
@@ -32,6 +33,7 @@ for command in (
     predict,
     inspect,
     verify,
+    build,
     run,
     sample_video,
     report,

@@ -2,25 +2,45 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Column, Table
 
 from edge_cnnlstm.bundle import format as bundle_format
+from edge_cnnlstm.bundle.format import Bundle
+from edge_cnnlstm.cli.build import plan_on_device
 from edge_cnnlstm.cli.console import output
+from edge_cnnlstm.errors import ConfigError
+from edge_cnnlstm.gpu import audit, cuda, tensorrt
+from edge_cnnlstm.gpu.engine import Configuration, deserialize
 from edge_cnnlstm.runtime.backends.ort import quantizes_fp16
 from edge_cnnlstm.runtime.proof import prove
-from edge_cnnlstm.runtime.selection import load_engine
+from edge_cnnlstm.runtime.selection import load_engine, preferred_graph, tensorrt_graphs
 from edge_cnnlstm.spec import StateRules
 
 BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle, such as model.edge.")]
 
 
-def inspect(path: BundlePath) -> None:
+def inspect(
+    path: BundlePath,
+    engine: Annotated[
+        bool, typer.Option("--engine", help="Show the layers that TensorRT runs on this device instead.")
+    ] = False,
+    graph_name: Annotated[
+        str | None, typer.Option("--graph", help="With --engine: of this graph, not of the one that `run` takes.")
+    ] = None,
+) -> None:
     """Show what a bundle holds: frame, memory, heads, graphs, what was measured of them, and why these."""
     bundle = bundle_format.read(path)
+    if engine:
+        _inspect_engine(bundle, graph_name)
+        return
+    if graph_name is not None:
+        raise ConfigError("--graph without --engine", expected="both, or neither", fix="add --engine")
     manifest, model = bundle.manifest, bundle.manifest.model
     output.print(f"[bold]{manifest.name}[/]  format {manifest.format_version}, {path.stat().st_size:,} bytes")
     output.print(f"frame   {model.frame.dtype} {list(model.frame.shape)} RGB, other sizes by {model.fit}")
@@ -45,6 +65,32 @@ def inspect(path: BundlePath) -> None:
     output.print(scores)
     for target, why in manifest.plan.reasons.items() if manifest.plan else ():
         output.print(f"[bold]{target}[/]: {why}.", highlight=False, soft_wrap=True)
+
+
+def _inspect_engine(bundle: Bundle, name: str | None) -> None:
+    """Show the layers of one graph's engine, and those that do not run in the precision that the graph says."""
+    manifest = bundle.manifest
+    fitting = [manifest.graph(name)] if name else tensorrt_graphs(manifest)
+    graph = fitting[0] if fitting else preferred_graph(manifest, "tensorrt")
+    plan = plan_on_device(bundle, graph, Configuration()).plan
+    with closing(cuda.Session()) as session, session:
+        layers = audit.layers(deserialize(plan.data, graph.name, tensorrt.load()))
+    sizes = (Column(title, justify="right") for title in ("bytes a step", "of these weights"))
+    table = Table("layer", "kind", "precision", Column("tactic", overflow="fold"), *sizes)
+    for layer in layers:
+        table.add_row(
+            *map(escape, (layer.name, layer.kind, layer.precision, layer.tactic or "–")),
+            *("–" if size is None else f"{size:,}" for size in (layer.bytes, layer.weight_bytes)),
+        )
+    output.print(table)
+    strays = audit.strays(layers, plan.precisions)
+    for stray in strays:
+        output.print(f"[yellow]{escape(str(stray))}[/]", highlight=False, soft_wrap=True)
+    output.print(
+        f"{plan.version} runs {graph.name} in {len(layers)} layers; "
+        f"{len(strays)} of {len(plan.precisions)} that multiply not as planned",
+        soft_wrap=True,
+    )
 
 
 def _rules(rules: StateRules) -> str:

@@ -42,7 +42,7 @@ def test_help_shows_every_command() -> None:
     shown = edge("--help")
 
     assert shown.returncode == 0
-    for command in ("train", "evaluate", "inspect", "verify", "run", "sample-video", "report"):
+    for command in ("train", "evaluate", "inspect", "verify", "build", "run", "sample-video", "report"):
         assert command in shown.stdout
         assert edge(command, "--help").returncode == 0
 
