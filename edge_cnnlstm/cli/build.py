@@ -21,9 +21,10 @@ from edge_cnnlstm.cli.console import console, errors, output, unusable_path
 from edge_cnnlstm.errors import ConfigError, EdgeError
 from edge_cnnlstm.gpu import cuda, tensorrt
 from edge_cnnlstm.gpu.engine import Configuration, build_plan
-from edge_cnnlstm.gpu.plans import StoredPlan, plan_for
+from edge_cnnlstm.gpu.plans import StoredPlan
 from edge_cnnlstm.gpu.private import write_whole
 from edge_cnnlstm.gpu.progress import Progress
+from edge_cnnlstm.runtime.backends.trt import plan_on_device, watched
 from edge_cnnlstm.runtime.selection import DIALECTS, preferred_graph
 
 
@@ -90,13 +91,14 @@ class _Order:
 
     def _plan(self, graph: Graph) -> StoredPlan:
         if not self.ahead_of_time and self.destination is None:
-            return plan_on_device(self.bundle, graph, self.configuration)
-        with _bar(graph.name) as progress:
+            with building(graph.name) as progress:
+                return plan_on_device(self.bundle, graph, self.configuration, progress)
+        with building(graph.name) as progress:
             plan = build_plan(
                 self.bundle.graph(graph.name),
                 graph.name,
                 self.configuration,
-                watch=_memory(self.bundle),
+                watch=watched(self.bundle),
                 ahead_of_time=self.ahead_of_time,
                 progress=progress,
             )
@@ -105,39 +107,20 @@ class _Order:
         return StoredPlan(plan, self.destination, why="")
 
 
-def plan_on_device(bundle: Bundle, graph: Graph, configuration: Configuration) -> StoredPlan:
-    """Return a graph's plan for this device's GPU, from the cache or built now; raises what `plan_for` does."""
-    device = cuda.describe()
-    with _bar(graph.name) as progress:
-        return plan_for(
-            bundle.graph(graph.name),
-            graph.name,
-            bundle.manifest.members[graph.file].sha256,
-            configuration,
-            watch=_memory(bundle),
-            trt=tensorrt.load(),
-            device=device,
-            progress=progress,
-        )
-
-
 def _for_tensorrt(bundle: Bundle) -> list[Graph]:
     """Return every graph that TensorRT may be given; its own come with the last resort, which is portable."""
     fitting = [graph for graph in bundle.manifest.graphs if graph.dialect in DIALECTS["tensorrt"]]
     return fitting or [preferred_graph(bundle.manifest, "tensorrt")]
 
 
-def _memory(bundle: Bundle) -> list[str]:
-    return [pair.output for pair in bundle.manifest.model.states]
-
-
 @contextmanager
-def _bar(name: str) -> Iterator[Progress]:
+def building(name: str) -> Iterator[Progress]:
+    """Show, from the first word that a build gives of itself, how far it is."""
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        task = bars.add_task(name, total=None)
 
         def show(phase: str, done: int, total: int) -> None:
+            task = bars.task_ids[0] if bars.task_ids else bars.add_task(name)
             bars.update(task, description=f"{name}: {phase}", completed=done, total=total)
 
         yield show

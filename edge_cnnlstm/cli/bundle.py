@@ -12,12 +12,13 @@ from rich.table import Column, Table
 
 from edge_cnnlstm.bundle import format as bundle_format
 from edge_cnnlstm.bundle.format import Bundle
-from edge_cnnlstm.cli.build import plan_on_device
+from edge_cnnlstm.cli.build import building
 from edge_cnnlstm.cli.console import output
 from edge_cnnlstm.errors import ConfigError
 from edge_cnnlstm.gpu import audit, cuda, tensorrt
 from edge_cnnlstm.gpu.engine import Configuration, deserialize
 from edge_cnnlstm.runtime.backends.ort import quantizes_fp16
+from edge_cnnlstm.runtime.backends.trt import plan_on_device
 from edge_cnnlstm.runtime.proof import prove
 from edge_cnnlstm.runtime.selection import load_engine, preferred_graph, tensorrt_graphs
 from edge_cnnlstm.spec import StateRules
@@ -72,7 +73,8 @@ def _inspect_engine(bundle: Bundle, name: str | None) -> None:
     manifest = bundle.manifest
     fitting = [manifest.graph(name)] if name else tensorrt_graphs(manifest)
     graph = fitting[0] if fitting else preferred_graph(manifest, "tensorrt")
-    plan = plan_on_device(bundle, graph, Configuration()).plan
+    with building(graph.name) as progress:
+        plan = plan_on_device(bundle, graph, Configuration(), progress).plan
     with closing(cuda.Session()) as session, session:
         layers = audit.layers(deserialize(plan.data, graph.name, tensorrt.load()))
     sizes = (Column(title, justify="right") for title in ("bytes a step", "of these weights"))

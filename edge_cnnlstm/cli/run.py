@@ -12,6 +12,7 @@ import typer
 
 from edge_cnnlstm.bundle import format as bundle_format
 from edge_cnnlstm.cli.account import show
+from edge_cnnlstm.cli.build import building
 from edge_cnnlstm.cli.console import console
 from edge_cnnlstm.cli.course import Course, follow
 from edge_cnnlstm.cli.outputs import Outputs
@@ -89,17 +90,19 @@ def run(
     outputs = Outputs(json, predictions, csv, video, summary, report)
     with ExitStack() as stack:
         rules = _rules(bundle, gap_ms, idle_ms)
-        stream = stack.enter_context(
-            open_stream(
-                bundle,
-                backend=backend,
-                graph=graph,
-                threads=threads,
-                deadline_ms=deadline_ms,
-                rules=rules,
-                strict=strict,
+        with building("TensorRT") as progress:
+            stream = stack.enter_context(
+                open_stream(
+                    bundle,
+                    backend=backend,
+                    graph=graph,
+                    threads=threads,
+                    deadline_ms=deadline_ms,
+                    rules=rules,
+                    strict=strict,
+                    progress=progress,
+                )
             )
-        )
         camera = open_source(source, fit=stream.fit, rate=rate, spin_us=timing.spin_us)
         stack.callback(camera.close)
         # A recording read as fast as possible has no newest frame; anything with a clock has.

@@ -12,7 +12,7 @@ import logging
 import os
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -158,15 +158,19 @@ def plan_for(
     """Return the plan of a graph for this device: the one that was kept, or a new one, which is then kept.
 
     `digest` is the graph's SHA-256 in hexadecimal; `configuration`, `watch` and `progress` are as in `build_plan`;
-    `trt` is the TensorRT that is to run the plan. A disk that is full or cannot be written costs a warning, not the
+    `trt` is the TensorRT that is to run the plan. Where no optimization level is asked for, a plan that was built by
+    hand in whatever level serves, the highest first. A disk that is full or cannot be written costs a warning, not the
     plan. Raises ConfigError when others can write the folder, and whatever `build_plan` raises.
     """
     cache = PlanCache(folder)
-    key = key_of(digest, configuration, watch=watch, trt=trt, device=device)
-    found = cache.find(key)
-    if isinstance(found, StoredPlan):
-        return found
-    log.info("graph %r: building a plan: %s", name, found.reason)
+    for each in _levels(configuration):
+        key = key_of(digest, each, watch=watch, trt=trt, device=device)
+        found = cache.find(key)
+        if isinstance(found, StoredPlan):
+            return found
+        why = found.reason
+    # A start that takes minutes is worth a line to whoever waits for it.
+    log.warning("graph %r: building a plan, which may take minutes: %s", name, why)
     plan = build_plan(
         onnx,
         name,
@@ -184,7 +188,13 @@ def plan_for(
     except OSError as error:
         what = "plan" if file is None else "timing cache"
         log.warning("graph %r: its %s serves, but could not be kept: %s", name, what, error.strerror)
-    return StoredPlan(plan, file, found.reason)
+    return StoredPlan(plan, file, why)
+
+
+def _levels(configuration: Configuration) -> list[Configuration]:
+    """Return what may serve for a configuration, itself last."""
+    levels = range(5, -1, -1) if configuration.optimization_level is None else ()
+    return [*(replace(configuration, optimization_level=level) for level in levels), configuration]
 
 
 def key_of(digest: str, configuration: Configuration, *, watch: Sequence[str], trt: Any, device: Device) -> Key:

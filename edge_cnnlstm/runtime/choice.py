@@ -24,6 +24,7 @@ from edge_cnnlstm.runtime.optional import is_installed
 
 log = logging.getLogger(__name__)
 ENGINES = ("onnxruntime", "openvino")
+ON_A_GPU = "onnxruntime-cuda"
 TURNS = 2
 PATIENCE_S = 120
 HOME = Path(__file__).parents[2]
@@ -53,16 +54,14 @@ def fastest(path: Path, manifest: Manifest, graphs: Sequence[Graph], *, threads:
     Where nothing runs, the first is returned, so that opening it says why.
     """
     installed = [engine for engine in ENGINES if is_installed(engine)] or ["onnxruntime"]
-    candidates = [
-        Candidate(engine, graph)
-        for graph in graphs
-        for engine in installed
-        if engine == "onnxruntime" or graph.dialect != "tensorrt"
-    ] or [Candidate("onnxruntime", graphs[0])]
+    installed += [ON_A_GPU] if "onnxruntime-gpu" in versions("onnxruntime-gpu") else []
+    candidates = [Candidate(engine, graph) for graph in graphs for engine in installed if _suits(engine, graph)] or [
+        Candidate("onnxruntime", graphs[0])
+    ]
     if len(candidates) == 1:
         return candidates[0]
     digests = [f"{each.name}={manifest.members[each.graph.file].sha256[:16]}" for each in candidates]
-    found = [f"{name}={version}" for name, version in versions(*ENGINES).items()]
+    found = [f"{name}={version}" for name, version in versions(*ENGINES, "onnxruntime-gpu").items()]
     key = " ".join([*digests, f"threads={threads}", f"streams={streams}", f"cpu={cpu_model()}", *found])
     names = {each.name for each in candidates}
     speeds: Speeds | Any = _remembered().get(key)
@@ -71,6 +70,13 @@ def fastest(path: Path, manifest: Manifest, graphs: Sequence[Graph], *, threads:
         if speeds:
             _remember(key, speeds)
     return min(candidates, key=lambda each: speeds.get(each.name, float("inf")))
+
+
+def _suits(engine: str, graph: Graph) -> bool:
+    """Whether an engine is worth trying on a graph; ONNX Runtime runs each on a processor, if some as written only."""
+    if engine == ON_A_GPU:
+        return graph.dialect == "portable"
+    return engine == "onnxruntime" or graph.dialect != "tensorrt"
 
 
 def _usable(speeds: Any, names: set[str]) -> bool:

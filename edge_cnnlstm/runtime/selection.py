@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from edge_cnnlstm.bundle import format as bundle_format
 from edge_cnnlstm.bundle.format import Bundle
 from edge_cnnlstm.bundle.manifest import Graph, Manifest
 from edge_cnnlstm.errors import BackendError, ConfigError, ExportError
+from edge_cnnlstm.gpu.progress import Progress
 from edge_cnnlstm.runtime import choice
 from edge_cnnlstm.runtime.backends.base import Backend
 from edge_cnnlstm.runtime.backends.ort import OnnxRuntimeBackend
+from edge_cnnlstm.runtime.backends.ort_gpu import OnnxRuntimeCudaBackend, OnnxRuntimeTensorrtBackend
 from edge_cnnlstm.runtime.backends.ov import OpenVinoBackend
 from edge_cnnlstm.runtime.backends.trt import missing_for_tensorrt, open_tensorrt
 from edge_cnnlstm.runtime.proof import prove
 
 log = logging.getLogger(__name__)
 
-BACKENDS = ("auto", "onnxruntime", "openvino", "tensorrt")
 DIALECTS = {
-    "tensorrt": ("tensorrt", "portable"),
     "onnxruntime": ("onnxruntime", "portable"),
     "openvino": ("onnxruntime", "portable"),
+    "tensorrt": ("tensorrt", "portable"),
+    "onnxruntime-cuda": ("portable",),
+    "onnxruntime-tensorrt": ("tensorrt", "portable"),
 }
 """The dialects that each backend runs in earnest."""
+BACKENDS = ("auto", *DIALECTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +45,14 @@ class Proven:
 
 
 def proven_engine(
-    path: Path | str, backend: str, graph: str | None, *, threads: int, streams: int, strict: bool
+    path: Path | str,
+    backend: str,
+    graph: str | None,
+    *,
+    threads: int,
+    streams: int,
+    strict: bool,
+    progress: Progress | None = None,
 ) -> Proven:
     """Return the first engine that loads and reproduces the golden rollout; arguments and errors as `open_stream` has.
 
@@ -52,10 +64,11 @@ def proven_engine(
         raise ConfigError(f"{threads!r} threads", expected="a whole number of at least 1", fix="change threads")
     bundle = bundle_format.read(path)
     manifest, passed_over = bundle.manifest, list[str]()
+    load = partial(load_engine, bundle, threads=threads, streams=streams, progress=progress)
     named = manifest.graph(graph) if graph else None
     for each in _for_tensorrt(manifest, backend, named, passed_over):
         try:
-            return _proven(bundle, each, "tensorrt", threads, streams, passed_over)
+            return _proven(load, bundle, each, "tensorrt", passed_over)
         except (BackendError, ExportError) as error:  # noqa: PERF203 - a handful of graphs, once
             if strict or (named and backend == "tensorrt"):
                 raise
@@ -64,33 +77,51 @@ def proven_engine(
     if backend in ("auto", "tensorrt"):
         graphs = [named] if named else sound_graphs(manifest)
         fastest = choice.fastest(Path(path), manifest, graphs, threads=threads, streams=streams)
-        return _proven(bundle, fastest.graph, fastest.backend, threads, streams, passed_over)
-    return _proven(bundle, named or preferred_graph(manifest, backend), backend, threads, streams, passed_over)
+        return _proven(load, bundle, fastest.graph, fastest.backend, passed_over)
+    return _proven(load, bundle, named or preferred_graph(manifest, backend), backend, passed_over)
 
 
-def load_engine(bundle: Bundle, graph: Graph, backend: str, *, threads: int = 1, streams: int = 1) -> Backend:
-    """Load one of a bundle's graphs into an engine, for so many streams at once.
+def load_engine(
+    bundle: Bundle,
+    graph: Graph,
+    backend: str,
+    *,
+    threads: int = 1,
+    streams: int = 1,
+    progress: Progress | None = None,
+) -> Backend:
+    """Load one of a bundle's graphs into an engine, for so many streams at once; `progress` hears of TensorRT's build.
 
     TensorRT's dialect runs node by node in ONNX Runtime, as written: what its optimizer makes of it strays far.
     """
     if backend == "tensorrt":
-        return open_tensorrt(bundle, graph, streams)
+        return open_tensorrt(bundle, graph, streams, progress=progress)
     spec, data = bundle.manifest.model.batched(streams), bundle.graph(graph.name)
     if backend == "openvino":
         return OpenVinoBackend(data, spec, threads=threads)
-    return OnnxRuntimeBackend(data, spec, threads=threads, optimize=graph.dialect != "tensorrt")
+    if backend == "onnxruntime-tensorrt":
+        return OnnxRuntimeTensorrtBackend(data, spec)
+    as_written = graph.dialect == "tensorrt"
+    if backend == "onnxruntime-cuda":
+        return OnnxRuntimeCudaBackend(data, spec, optimize=not as_written)
+    return OnnxRuntimeBackend(data, spec, threads=threads, optimize=not as_written)
 
 
 def preferred_graph(manifest: Manifest, backend: str = "onnxruntime") -> Graph:
-    """Return the graph that a backend runs unless told otherwise: the bundle's first in a dialect of its."""
-    for graph in manifest.graphs:
-        if graph.dialect in DIALECTS[backend]:
-            return graph
-    raise ConfigError(
-        f"a bundle with graphs {[graph.name for graph in manifest.graphs]}",
-        expected=f"one in a dialect that {backend} runs: {', '.join(DIALECTS[backend])}",
-        fix="export the bundle with that dialect",
-    )
+    """Return the graph that a backend runs unless told otherwise: the bundle's first in a dialect of its.
+
+    For TensorRT that is the one that the export chose for it.
+    """
+    fitting = [graph for graph in manifest.graphs if graph.dialect in DIALECTS[backend]]
+    if "tensorrt" in DIALECTS[backend]:
+        fitting = tensorrt_graphs(manifest)
+    if not fitting:
+        raise ConfigError(
+            f"a bundle with graphs {[graph.name for graph in manifest.graphs]}",
+            expected=f"one in a dialect that {backend} runs: {', '.join(DIALECTS[backend])}",
+            fix="export the bundle with that dialect",
+        )
+    return fitting[0]
 
 
 def tensorrt_graphs(manifest: Manifest) -> list[Graph]:
@@ -131,9 +162,9 @@ def _for_tensorrt(manifest: Manifest, backend: str, named: Graph | None, passed_
 
 
 def _proven(
-    bundle: Bundle, graph: Graph, backend: str, threads: int, streams: int, passed_over: Sequence[str]
+    load: Callable[[Graph, str], Backend], bundle: Bundle, graph: Graph, backend: str, passed_over: Sequence[str]
 ) -> Proven:
-    engine = load_engine(bundle, graph, backend, threads=threads, streams=streams)
+    engine = load(graph, backend)
     try:
         prove(engine, bundle.golden, bundle.golden.expected[graph.name], graph.tolerance)
     except BaseException:

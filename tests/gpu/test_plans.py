@@ -375,7 +375,19 @@ def test_a_plan_is_built_once_and_then_taken(
     assert taken == StoredPlan(built.plan, built.file)
     assert built.plan.precisions
     assert not told
-    assert said(caplog) == ["graph 'tiny': building a plan: never built here"]
+    assert said(caplog) == ["graph 'tiny': building a plan, which may take minutes: never built here"]
+
+
+def test_a_plan_that_was_built_by_hand_in_another_level_serves_a_run_the_highest_first(
+    tiny_onnx: bytes, trt: Any, folder: Path
+) -> None:
+    levels = {level: Configuration(optimization_level=level) for level in (None, 0, 1)}
+    files = {level: build(tiny_onnx, trt, folder, configuration=levels[level]).file for level in levels}
+    assert len(set(files.values())) == 3
+
+    assert build(tiny_onnx, trt, folder).file == files[1]
+    assert build(tiny_onnx, trt, folder, configuration=levels[0]).file == files[0]
+    assert build(tiny_onnx, trt, folder, configuration=Configuration(batch=2)).why is not None
 
 
 def test_all_that_changes_the_plan_is_in_its_key(trt: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -413,7 +425,7 @@ def test_a_plan_that_has_no_room_still_serves_and_the_old_one_stays(
 
     assert new.file is None
     assert len(new.data) > 5000
-    assert said(caplog) == ["graph 'tiny': its plan serves, but could not be kept: File too large"]
+    assert said(caplog)[-1] == "graph 'tiny': its plan serves, but could not be kept: File too large"
     assert names(folder, "") == {".lock", old.file.name}
     assert old.file.read_bytes() == before
 

@@ -50,7 +50,7 @@ class Gpu:
     tried: list[str] = field(default_factory=list)
     engines: list[Any] = field(default_factory=list)
 
-    def open(self, bundle: Bundle, graph: Graph, streams: int) -> OnnxRuntimeBackend:
+    def open(self, bundle: Bundle, graph: Graph, streams: int, *, progress: Any) -> OnnxRuntimeBackend:
         self.tried.append(graph.name)
         fate = self.fate.get(graph.name, OnnxRuntimeBackend)
         if isinstance(fate, EdgeError):

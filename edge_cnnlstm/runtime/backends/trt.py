@@ -8,10 +8,11 @@ from functools import partial
 
 from edge_cnnlstm.bundle.format import Bundle
 from edge_cnnlstm.bundle.manifest import Graph
-from edge_cnnlstm.errors import BackendError, ClosedError, ContextLostError, DependencyError, EdgeError
+from edge_cnnlstm.errors import BackendError, ClosedError, ContextLostError, EdgeError
 from edge_cnnlstm.gpu import cuda, tensorrt
 from edge_cnnlstm.gpu.engine import Configuration, Engine, deserialize
-from edge_cnnlstm.gpu.plans import plan_for
+from edge_cnnlstm.gpu.plans import StoredPlan, plan_for
+from edge_cnnlstm.gpu.progress import Progress
 from edge_cnnlstm.runtime.backends.base import Arrays
 from edge_cnnlstm.runtime.device_step import AS_FOUND, DeviceStep, Wiring
 from edge_cnnlstm.runtime.device_times import DeviceTimes
@@ -125,27 +126,42 @@ class TensorRtBackend:
 def missing_for_tensorrt() -> str | None:
     """Return what this machine lacks for TensorRT, None when nothing."""
     try:
-        tensorrt.load()
         cuda.describe()
-    except DependencyError as error:
+        tensorrt.load()
+    except EdgeError as error:
         return error.found
     return None
 
 
-def open_tensorrt(bundle: Bundle, graph: Graph, streams: int, wiring: Wiring = AS_FOUND) -> TensorRtBackend:
-    """Load one of a bundle's graphs for so many streams: from the plan in this machine's cache, or built for it now.
+def plan_on_device(
+    bundle: Bundle, graph: Graph, configuration: Configuration, progress: Progress | None = None
+) -> StoredPlan:
+    """Return the plan of one of a bundle's graphs for this device: from its cache, or built for it now and kept.
 
-    Raises DependencyError without TensorRT, PyCUDA or a GPU, ExportError when TensorRT refuses the graph, and what
-    `TensorRtBackend` does.
+    Raises DependencyError without TensorRT, PyCUDA or a GPU, and what `plan_for` does.
     """
-    trt, device, manifest = tensorrt.load(), cuda.describe(), bundle.manifest
-    stored = plan_for(
+    device, trt = cuda.describe(), tensorrt.load()
+    return plan_for(
         bundle.graph(graph.name),
         graph.name,
-        manifest.members[graph.file].sha256,
-        Configuration(batch=streams),
-        watch=[pair.output for pair in manifest.model.states],
+        bundle.manifest.members[graph.file].sha256,
+        configuration,
+        watch=watched(bundle),
         trt=trt,
         device=device,
+        progress=progress,
     )
-    return TensorRtBackend(partial(deserialize, stored.data, graph.name, trt), manifest.model.batched(streams), wiring)
+
+
+def watched(bundle: Bundle) -> list[str]:
+    """Return the outputs over which a build watches whether memory is finite."""
+    return [pair.output for pair in bundle.manifest.model.states]
+
+
+def open_tensorrt(
+    bundle: Bundle, graph: Graph, streams: int, wiring: Wiring = AS_FOUND, *, progress: Progress | None = None
+) -> TensorRtBackend:
+    """Load one of a bundle's graphs for so many streams; raises what `plan_on_device` and `TensorRtBackend` do."""
+    plan = plan_on_device(bundle, graph, Configuration(batch=streams), progress)
+    load = partial(deserialize, plan.data, graph.name, tensorrt.load())
+    return TensorRtBackend(load, bundle.manifest.model.batched(streams), wiring)
