@@ -161,8 +161,7 @@ class PythonDouble:
             self._put("pycuda", None)
             self._put("pycuda.driver", None)
         else:
-            self._put("cuda.bindings.driver", None)
-            self._put("cuda.bindings", ModuleType("cuda.bindings"))
+            self._put("cuda.bindings", None)
 
 
 @contextmanager
