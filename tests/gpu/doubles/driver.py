@@ -145,6 +145,9 @@ UNSAFE = {"cuMemAlloc", "cuMemFree", "cuMemHostAlloc", "cuMemFreeHost", "cuCtxSy
 UNSAFE |= {"cuEventSynchronize", "cuGraphLaunch"}
 """Calls that spoil a recording which the same thread is making."""
 
+FREEING = {"cuMemFree", "cuMemFreeHost", "cuStreamDestroy", "cuEventDestroy", "cuGraphDestroy", "cuGraphExecDestroy"}
+"""Calls after whose failure the thing that was to be freed is still there."""
+
 Function = Callable[..., Any]
 
 
@@ -183,6 +186,7 @@ class Driver:
         self._memory: list[Memory] = []
         self._hosts: list[int] = []
         self.execution_contexts = 0
+        self._stuck = 0
         self.lives = 0
         self.was_reset = False
 
@@ -219,6 +223,7 @@ class Driver:
     def fail_if_ordered(self, name: str) -> None:
         if self.fault is not None and self.fault.is_due(name):
             self.failed = name
+            self._stuck += name in FREEING
             if name == "execute":
                 self.dead = self.fault.result
             raise Refused(self.fault.result)
@@ -250,7 +255,8 @@ class Driver:
         self.retained -= 1
         if not self.retained:
             # Page-locked memory stays for as long as anyone holds its array, be it to the end.
-            if self.dead is None and (left := {kind: n for kind, n in self.alive().items() if kind != "pinned"}):
+            left = {kind: count for kind, count in self.alive().items() if kind != "pinned"}
+            if self.dead is None and sum(left.values()) > self._stuck:
                 self.complaints.append(f"misuse: the context went while there were {left}")
             self._destroy()
 

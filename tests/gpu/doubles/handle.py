@@ -23,10 +23,6 @@ OUT_OF_MEMORY = 2
 ILLEGAL_ADDRESS = 700
 UNKNOWN = 999
 
-FREEING = {"cuMemFree", "cuMemFreeHost", "cuStreamDestroy", "cuEventDestroy", "cuGraphDestroy", "cuGraphExecDestroy"}
-"""Calls after whose failure the thing that was to be freed is still there."""
-
-
 class Double(Protocol):
     """A GPU that records, and fails when it is told to."""
 

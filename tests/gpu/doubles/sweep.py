@@ -9,7 +9,8 @@ from typing import Any
 
 from edge_cnnlstm.errors import EdgeError
 from edge_cnnlstm.gpu.cuda import Session
-from tests.gpu.doubles.handle import FREEING, Double, fresh
+from tests.gpu.doubles.driver import FREEING
+from tests.gpu.doubles.handle import Double, fresh
 
 MOST_CALLS = 1000
 
