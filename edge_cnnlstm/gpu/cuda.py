@@ -261,7 +261,7 @@ class Session:
             raise self._occupied()
         try:
             self._check_living()
-            self._gpu.context.push()
+            self._switch(self._gpu.context.push)
         except self._driver.Error as error:
             self.door.release()
             raise self._failed("make its context current", error) from error
@@ -277,7 +277,7 @@ class Session:
             return
         self._holder = 0
         try:
-            self._pop()
+            self._switch(self._driver.Context.pop)
         except self._driver.Error as error:
             raise self._failed("give its context back", error) from error
         finally:
@@ -400,7 +400,7 @@ class Session:
             try:
                 self._undo.close()
             except (BackendError, self._driver.Error) as error:
-                log.warning("the GPU was not left in order: %s", error)
+                log.warning("the GPU was not left in order: %s", str(error))  # not the frames that it holds
             finally:
                 self._forget()
                 self._gpu.collect()
@@ -410,12 +410,12 @@ class Session:
         self.closed = True
         self._stream = self._done = None
 
-    def _pop(self) -> None:
+    def _switch(self, push_or_pop: Callable[[], None]) -> None:
+        """Switch contexts, at the second try if need be: one that stays current ends the process with its thread."""
         try:
-            self._driver.Context.pop()
+            push_or_pop()
         except self._driver.Error:
-            # A context that stays current ends the process with its thread: that is worth a second try.
-            self._driver.Context.pop()
+            push_or_pop()
 
     def _check_living(self) -> None:
         if self.closed:

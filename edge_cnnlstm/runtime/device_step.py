@@ -73,6 +73,7 @@ class DeviceStep:
         self._engine: Engine | None = None
         self._contexts: list[Any] = []
         self._marks: list[Marks] = []
+        self._steps: list[Callable[[], None]] = []
         self.uses_graphs = False
         try:
             with session:
@@ -156,6 +157,7 @@ class DeviceStep:
 
     def _drop_engine(self) -> None:
         """Let go of the contexts, and then of their engine: TensorRT destroys each with its last reference."""
+        self._steps = []
         self._contexts.clear()
         self._engine = None
 
@@ -168,7 +170,7 @@ class DeviceStep:
                 session.at_close(marks.close)
                 self._marks.append(marks)
         except DependencyError as error:
-            log.warning("no CUDA graphs, and no times by the GPU's clock: %s", error)
+            log.warning("no CUDA graphs, and no times by the GPU's clock: %s", error.found)
             graphs = False
         expected = self._rehearsed(by_hand)
         if not graphs:
@@ -179,7 +181,7 @@ class DeviceStep:
         except BackendError as error:
             if session.is_lost():
                 raise
-            log.warning("no CUDA graphs, each step is enqueued by hand: %s", error)
+            log.warning("no CUDA graphs, each step is enqueued by hand: %s", error.found)
             return by_hand
         if apart > REPLAY_TOLERANCE:
             log.warning("no CUDA graphs, each step is enqueued by hand: a replay strays by %.2g", apart)

@@ -198,21 +198,23 @@ def test_an_error_inside_leaves_nothing_current(double: Double) -> None:
     session.close()
 
 
-def test_a_context_that_is_not_given_back_at_once_is_given_back_at_the_second_try(double: Double) -> None:
+@pytest.mark.parametrize("call", ["cuCtxPushCurrent", "cuCtxPopCurrent"])
+def test_a_context_that_is_not_switched_at_once_is_switched_at_the_second_try(double: Double, call: str) -> None:
     session = Session()
-    double.fail("cuCtxPopCurrent")
+    double.fail(call)
     with session:
         session.wait()
-    assert double.failed() == "cuCtxPopCurrent"
+    assert double.failed() == call
     assert double.pushed() == 0
     session.close()
 
 
 def test_a_context_that_cannot_be_entered_leaves_the_door_open(double: Double) -> None:
     session = Session()
-    double.fail("cuCtxPushCurrent")
+    double.fail("cuCtxPushCurrent", for_ever=True)
     with pytest.raises(BackendError, match="make its context current"), session:
         pytest.fail("it was entered")
+    double.forget()
     Thread(lambda: session.__enter__() and session.__exit__()).result()
     session.close()
 

@@ -6,7 +6,8 @@ None and a word in its log.
 
 from __future__ import annotations
 
-from functools import cache
+import weakref
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -65,7 +66,7 @@ class Engine:
             with self.driver.foreign("create_execution_context"):
                 return ExecutionContext(self)
         except Refused as refusal:
-            self.errors.append(f"[executionContext.cpp::init::1] {refusal}")
+            self.errors.append(f"IExecutionContext::init: {refusal}")
             return None
 
 
@@ -104,12 +105,12 @@ class ExecutionContext:
                 strays = self._engine.strays if driver.is_recording(stream_handle) else 0.0
                 if self._engine.synchronizes:
                     driver.cuStreamSynchronize(stream_handle)
-                driver.enqueue(stream_handle, Work("run", lambda: self._run(strays), RUN_NS))
+                driver.enqueue(stream_handle, Work("run", partial(_run, weakref.ref(self), strays), RUN_NS))
         except Refused as refusal:
             return self._refuse(f"enqueueV3: {refusal}")
         return True
 
-    def _run(self, strays: float) -> None:
+    def run(self, strays: float) -> None:
         shapes = self._engine.tensors()
         seen = {
             name: self._driver.on_device(address, int(np.prod(shapes[name][1])) * np.dtype(shapes[name][2]).itemsize)
@@ -149,3 +150,9 @@ class ExecutionContext:
     def _refuse(self, words: str) -> bool:
         self._engine.errors.append(f"IExecutionContext::{words}")
         return False
+
+
+def _run(context: weakref.ref[ExecutionContext], strays: float) -> None:
+    if (living := context()) is None:
+        raise Refused(CUresult.CUDA_ERROR_ILLEGAL_ADDRESS)
+    living.run(strays)
