@@ -420,7 +420,11 @@ class Session:
     def _check_living(self) -> None:
         if self.closed:
             raise ClosedError("a closed session on the GPU", expected="an open one", fix="open the bundle again")
-        if self._generation != self._gpu.generation or self._gpu.context is None:
+        if self._gpu.context is None:
+            raise BackendError(
+                "a GPU whose context died and did not come back", expected="a living one", fix="restart the process"
+            )
+        if self._generation != self._gpu.generation:
             raise BackendError(
                 "a session on the GPU whose context died", expected="a living one", fix="open the bundle again"
             )

@@ -67,9 +67,7 @@ def test_one_copy_moves_all_of_it_and_none_where_the_gpu_reads_it_in_place(
         session.wait()
     copies = [name for name in double.calls() if name.startswith("cuMemcpy")]
     assert copies == (["cuMemcpyHtoDAsync", "cuMemcpyDtoHAsync"] if block.bytes_copied else [])
-    assert double.moved() == (
-        {"up": block.bytes_copied, "down": block.bytes_copied} if block.bytes_copied else {}
-    )
+    assert double.moved() == ({"up": block.bytes_copied, "down": block.bytes_copied} if block.bytes_copied else {})
 
 
 def test_its_arrays_outlive_the_session(session: Session, block: Block) -> None:

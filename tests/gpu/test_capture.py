@@ -111,9 +111,7 @@ def test_what_may_not_be_recorded_spoils_the_recording_and_nothing_else(
     graph.close()
 
 
-@pytest.mark.parametrize(
-    "call", ["cuStreamBeginCapture", "cuStreamEndCapture", "cuGraphInstantiate", "cuGraphDestroy"]
-)
+@pytest.mark.parametrize("call", ["cuStreamBeginCapture", "cuStreamEndCapture", "cuGraphInstantiate", "cuGraphDestroy"])
 def test_a_recording_that_cuda_refuses_leaves_no_graph_behind(
     double: Double, session: Session, memory: DeviceMemory, call: str
 ) -> None:

@@ -168,9 +168,7 @@ def test_a_graph_that_cuda_refuses_falls_back_and_says_why(
     assert not {"graph", "exec"} & double.alive().keys()
 
 
-def test_an_engine_that_cannot_be_recorded_runs_by_hand(
-    make: Make, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_engine_that_cannot_be_recorded_runs_by_hand(make: Make, caplog: pytest.LogCaptureFixture) -> None:
     step = make(synchronizes=True)
     assert not step.uses_graphs
     assert "each step is enqueued by hand: TensorRT's engine could not run" in caplog.text
@@ -305,8 +303,9 @@ def test_too_little_memory_for_any_buffer_is_told_with_what_was_asked_for_and_wh
         before = double.alive()
         double.fail(call, OUT_OF_MEMORY, nth, for_ever=True)
         with pytest.raises(
-            DeviceMemoryError, match=r"(?s)allocate [\d,]+ .*bytes for (frames|answers|memory '\w'|snapshots): .*"
-            r"out of memory; [\d,]+ of [\d,]+ bytes are free.*open fewer streams"
+            DeviceMemoryError,
+            match=r"(?s)allocate [\d,]+ .*bytes for (frames|answers|memory '\w'|snapshots): .*"
+            r"out of memory; [\d,]+ of [\d,]+ bytes are free.*open fewer streams",
         ):
             make(Wiring(transfer))
         double.fail("nothing")

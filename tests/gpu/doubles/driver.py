@@ -193,14 +193,14 @@ class Driver:
     @property
     def stack(self) -> list[int]:
         """The contexts of this thread, the current one last."""
-        if not hasattr(self._here, "stack"):
-            self._here.stack = []
-        stack: list[int] = self._here.stack
+        stack: list[int] = self._here.__dict__.setdefault("stack", [])
         return stack
 
     def alive(self) -> dict[str, int]:
         """What somebody has not given back."""
-        kinds = Counter(type(thing).__name__.lower() for thing in self._handles.values() if not isinstance(thing, Graph))
+        kinds = Counter(
+            type(thing).__name__.lower() for thing in self._handles.values() if not isinstance(thing, Graph)
+        )
         kinds.update(thing.kind for thing in self._handles.values() if isinstance(thing, Graph))
         kinds.update(memory.kind for memory in self._memory if memory.alive)
         kinds["execution context"] = self.execution_contexts

@@ -23,6 +23,7 @@ OUT_OF_MEMORY = 2
 ILLEGAL_ADDRESS = 700
 UNKNOWN = 999
 
+
 class Double(Protocol):
     """A GPU that records, and fails when it is told to."""
 
@@ -158,6 +159,7 @@ class PythonDouble:
             self._put("pycuda.driver", None)
         else:
             self._put("cuda.bindings", None)
+            capture.load_bindings.cache_clear()
 
 
 @contextmanager

@@ -50,13 +50,18 @@ class Engine:
         self.strays, self.synchronizes = strays, synchronizes
         self.session = session(onnx, spec.batch)
         self.errors: list[str] = []
+        self._signature = signature(spec)
+        self.sizes = {
+            name: int(np.prod(shape)) * np.dtype(dtype).itemsize for name, (_, shape, dtype) in self._signature.items()
+        }
+        """Bytes of each tensor."""
 
     @property
     def engine(self) -> Engine:
         return self
 
     def tensors(self) -> Signature:
-        return signature(self.spec)
+        return self._signature
 
     def last_words(self) -> str | None:
         return self.errors[-1] if self.errors else None
@@ -75,6 +80,7 @@ class ExecutionContext:
         self._engine, self._driver = engine, engine.driver
         self._addresses: dict[str, int] = {}
         self._tensors: dict[str, NDArray[Any]] = {}
+        self._written: list[NDArray[Any]] = []
         self._binding: Any = None
         self._lives = engine.driver.lives
         self._driver.execution_contexts += 1
@@ -111,21 +117,18 @@ class ExecutionContext:
         return True
 
     def run(self, strays: float) -> None:
-        shapes = self._engine.tensors()
-        seen = {
-            name: self._driver.on_device(address, int(np.prod(shapes[name][1])) * np.dtype(shapes[name][2]).itemsize)
-            for name, address in self._addresses.items()
-        }
+        sizes = self._engine.sizes
+        seen = {name: self._driver.on_device(address, sizes[name]) for name, address in self._addresses.items()}
         if not self._tensors:
             self._bind(seen)
-        written = [name for name, (direction, _, _) in shapes.items() if direction == "output"]
-        for name in written:
-            self._tensors[name][...] = np.nan
+        for written in self._written:
+            written.fill(np.nan)
         self._engine.session.run_with_iobinding(self._binding)
         if WATCH in self._tensors:
             memory = [np.abs(self._tensors[pair.output]) for pair in self._engine.spec.states]
             self._tensors[WATCH][...] = sum(part.sum(axis=(0, *range(2, part.ndim))) for part in memory)
-        self._tensors[self._engine.spec.outputs[0].name] += np.float32(strays)
+        if strays:
+            self._tensors[self._engine.spec.outputs[0].name] += np.float32(strays)
 
     def _bind(self, seen: dict[str, Bytes]) -> None:
         self._check_apart()
@@ -135,13 +138,12 @@ class ExecutionContext:
             bind = self._binding.bind_input if direction == "input" else self._binding.bind_output
             if name != WATCH:
                 bind(name, "cpu", 0, np.dtype(dtype), shape, self._addresses[name] - FAR)
+        outputs = [name for name, (direction, _, _) in self._engine.tensors().items() if direction == "output"]
+        self._written = [self._tensors[name] for name in outputs]
 
     def _check_apart(self) -> None:
-        shapes = self._engine.tensors()
-        spans = sorted(
-            (address, address + int(np.prod(shapes[name][1])) * np.dtype(shapes[name][2]).itemsize, name)
-            for name, address in self._addresses.items()
-        )
+        sizes = self._engine.sizes
+        spans = sorted((address, address + sizes[name], name) for name, address in self._addresses.items())
         for (_, end, name), (begin, _, other) in zip(spans, spans[1:], strict=False):
             if end > begin:
                 self._driver.complaints.append(f"misuse: {name} and {other} lie on each other")
