@@ -12,7 +12,7 @@ def double() -> Iterator[Double]:
     """A GPU that records. When the test is over, everything was given back, and nobody complained."""
     with fresh() as double:
         yield double
-        assert double.pushed() == 0
+        assert double.pushed() == double.current() == 0
     assert double.complaints() == []
     assert double.alive() == {}
     assert double.retained() == 0

@@ -106,7 +106,6 @@ def test_addresses_are_told_once_and_never_again(double: Double, make: Make, wir
 def test_what_is_copied_is_the_frame_and_the_answers_and_no_memory(
     double: Double, make: Make, tiny_spec: ModelSpec
 ) -> None:
-    h, c = tiny_spec.states
     small = make(Wiring("copied"))
     aligned = 256
     frame, answers = aligned, 4 * aligned  # three outputs and the size of the memory

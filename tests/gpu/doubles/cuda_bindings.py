@@ -3,6 +3,8 @@
 Every function returns its status first, and then what it found, None where it failed.
 """
 
+# ruff: noqa: N801, N802 - the names are CUDA's and PyCUDA's
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -51,7 +53,7 @@ class CUgraphExec(Handle): ...
 class CUcontext(Handle): ...
 
 
-def make(driver: Driver) -> ModuleType:
+def make(driver: Driver) -> ModuleType:  # noqa: C901 - a module is made here, with its functions
     """Return a module to be imported as `cuda.bindings.driver`."""
 
     def answer(call: Callable[[], Any], kind: Callable[[Any], Any] | None = None) -> Answer:

@@ -9,6 +9,8 @@ passes with each copy, ten with each run of an engine. A failure of work as it r
 every call fails, until the primary context is reset. A failure that a test ordered leaves its call without effect.
 """
 
+# ruff: noqa: N802 - the names are CUDA's and PyCUDA's
+
 from __future__ import annotations
 
 import bisect

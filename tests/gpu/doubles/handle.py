@@ -53,6 +53,9 @@ class Double(Protocol):
     def pushed(self) -> int:
         """Return how many contexts this thread has on PyCUDA's stack."""
 
+    def current(self) -> int:
+        """Return how many contexts this thread has on CUDA's own stack."""
+
     def complaints(self) -> list[str]:
         """Return what a real driver or PyCUDA would not have forgiven."""
 
@@ -129,6 +132,9 @@ class PythonDouble:
     def pushed(self) -> int:
         pushed: int = self._pycuda.pushed()
         return pushed
+
+    def current(self) -> int:
+        return len(self._driver.stack)
 
     def complaints(self) -> list[str]:
         return list(self._driver.complaints)

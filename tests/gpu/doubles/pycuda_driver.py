@@ -5,9 +5,12 @@ the process, leaks, or prints a warning, the driver's list of complaints has a l
 `clean-up`.
 """
 
+# ruff: noqa: N801 - the names are CUDA's and PyCUDA's
+
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import threading
 from collections.abc import Callable, Iterator
@@ -62,6 +65,24 @@ class Stack:
             self._driver.complaints.append("abort: a thread ended with a context on its stack")
 
 
+def native(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a failure of the function hold on to none of its arguments: C++ leaves no frames behind that would."""
+
+    @functools.wraps(function)
+    def called(*arguments: Any, **options: Any) -> Any:
+        try:
+            return function(*arguments, **options)
+        except Error as error:
+            failure = error.with_traceback(None)
+        del arguments, options
+        try:
+            raise failure
+        finally:
+            del failure
+
+    return called
+
+
 def make(driver: Driver) -> ModuleType:  # noqa: C901 - a module is made here, with its classes
     """Return a module to be imported as `pycuda.driver`."""
     local = threading.local()
@@ -79,8 +100,8 @@ def make(driver: Driver) -> ModuleType:  # noqa: C901 - a module is made here, w
         try:
             return getattr(driver, name)(*arguments)
         except Refused as refusal:
-            kind = KINDS.get(refusal.result, LogicError)
-            raise kind(f"{name} failed: {refusal.result.words}") from None
+            result = refusal.result
+        raise KINDS.get(result, LogicError)(f"{name} failed: {result.words}")
 
     def guarded_cleanup(name: str, *arguments: Any) -> None:
         try:
@@ -208,6 +229,7 @@ def make(driver: Driver) -> ModuleType:  # noqa: C901 - a module is made here, w
             handle: int = self.made
             return handle
 
+        @native
         def synchronize(self) -> None:
             guarded("cuStreamSynchronize", self.made)
 
@@ -218,10 +240,12 @@ def make(driver: Driver) -> ModuleType:  # noqa: C901 - a module is made here, w
         def __init__(self, flags: int = 0) -> None:
             super().__init__(lambda: guarded("cuEventCreate", flags))
 
+        @native
         def record(self, stream: Stream) -> Event:
             guarded("cuEventRecord", self.made, stream.made)
             return self
 
+        @native
         def synchronize(self) -> Event:
             guarded("cuEventSynchronize", self.made)
             return self
@@ -310,16 +334,20 @@ def make(driver: Driver) -> ModuleType:  # noqa: C901 - a module is made here, w
             raise BufferError("ndarray is not contiguous")
         return int(array.ctypes.data), array.nbytes
 
+    @native
     def memcpy_htod_async(dest: int, src: NDArray[Any], stream: Stream) -> None:
         guarded("cuMemcpyHtoDAsync", int(dest), *contiguous(src), stream.made)
 
+    @native
     def memcpy_dtoh_async(dest: NDArray[Any], src: int, stream: Stream) -> None:
         address, nbytes = contiguous(dest)
         guarded("cuMemcpyDtoHAsync", address, int(src), nbytes, stream.made)
 
+    @native
     def memcpy_dtod_async(dest: int, src: int, size: int, stream: Stream) -> None:
         guarded("cuMemcpyDtoDAsync", int(dest), int(src), size, stream.made)
 
+    @native
     def memset_d8_async(dest: int, data: int, size: int, stream: Stream) -> None:
         guarded("cuMemsetD8Async", int(dest), data, size, stream.made)
 

@@ -6,6 +6,7 @@ None and a word in its log.
 
 from __future__ import annotations
 
+import itertools
 import weakref
 from functools import cache, partial
 from typing import Any
@@ -144,7 +145,7 @@ class ExecutionContext:
     def _check_apart(self) -> None:
         sizes = self._engine.sizes
         spans = sorted((address, address + sizes[name], name) for name, address in self._addresses.items())
-        for (_, end, name), (begin, _, other) in zip(spans, spans[1:], strict=False):
+        for (_, end, name), (begin, _, other) in itertools.pairwise(spans):
             if end > begin:
                 self._driver.complaints.append(f"misuse: {name} and {other} lie on each other")
                 raise Refused(CUresult.CUDA_ERROR_ILLEGAL_ADDRESS)
