@@ -257,7 +257,8 @@ class Session:
         if self._holder == threading.get_ident():
             self._depth += 1
             return self
-        if not self.door.acquire(blocking=self._gpu.is_resetting):
+        # A reset holds every door for a moment; any other thread behind one is there to stay.
+        if not self.door.acquire(blocking=False) and not (self._gpu.is_resetting and self.door.acquire()):
             raise self._occupied()
         try:
             self._check_living()

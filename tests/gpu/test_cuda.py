@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -453,8 +454,10 @@ def test_sessions_that_die_together_reset_the_context_once(double: Double) -> No
 
 def test_a_session_that_another_one_took_down_is_lost_and_touches_nothing_new(double: Double) -> None:
     one, other = Session(), Session()
+    held = threading.Event()
     with other:
         other.memory(64, "a test")
+        other.at_close(held.set)
     kill(double, one)
     one.abandon()
     one.revive()
@@ -464,10 +467,18 @@ def test_a_session_that_another_one_took_down_is_lost_and_touches_nothing_new(do
     assert other.is_lost()
     other.close()
     assert double.calls() == []
+    remains = weakref.ref(held)
+    del held
+    assert remains() is None
 
 
-def test_a_reset_waits_for_those_who_are_inside(double: Double) -> None:
+def test_a_reset_waits_for_those_who_are_inside_and_nobody_is_refused_meanwhile(double: Double) -> None:
+    def enter(session: Session) -> None:
+        with contextlib.suppress(BackendError), session:  # its context may be gone by then
+            pass
+
     one, other = Session(), Session()
+    bystanders = [Session() for _ in range(8)]
     kill(double, one)
     one.abandon()
     with occupied(other):
@@ -475,7 +486,10 @@ def test_a_reset_waits_for_those_who_are_inside(double: Double) -> None:
         reset.join(0.1)
         assert reset.is_alive()
         assert "cuDevicePrimaryCtxReset" not in double.calls()
+        entering = [Thread(lambda session=session: enter(session)) for session in bystanders]
     reset.result()
+    for thread in entering:
+        thread.result()
     assert double.calls().count("cuDevicePrimaryCtxReset") == 1
     assert other.is_lost()
 

@@ -223,13 +223,14 @@ def test_opened_and_closed_two_hundred_times_it_leaves_nothing_behind(
     assert double.retained() == 1
 
 
+@each_wiring
 def test_what_nobody_holds_of_a_closed_backend_is_freed(
-    double: Double, tiny_onnx: bytes, tiny_spec: ModelSpec, frames: NDArray[np.uint8]
+    double: Double, tiny_onnx: bytes, tiny_spec: ModelSpec, frames: NDArray[np.uint8], wiring: Wiring
 ) -> None:
     gc.disable()  # as it is while a pipeline runs
     try:
-        for at in range(20):
-            backend = TensorRtBackend(double.engine(tiny_onnx, tiny_spec), tiny_spec)
+        for at in range(6):
+            backend = TensorRtBackend(double.engine(tiny_onnx, tiny_spec), tiny_spec, wiring)
             advance(backend, frames[0])
             Thread(backend.close).result() if at % 2 else backend.close()
             del backend
