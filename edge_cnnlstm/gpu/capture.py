@@ -43,7 +43,7 @@ class Graph:
         try:
             self._graph = _checked("instantiate a graph", driver.cuGraphInstantiate(recorded, 0))
         finally:
-            _checked("destroy a recording", driver.cuGraphDestroy(recorded))
+            driver.cuGraphDestroy(recorded)
 
     def launch(self) -> None:
         """Queue the work on the stream; its arguments are what lies at the recorded addresses by then."""
@@ -81,8 +81,12 @@ class Marks:
         self._driver = driver = load_bindings()
         self._stream = driver.CUstream(stream)
         self._events: list[Any] = []
-        for _ in range(count):
-            self._events.append(_checked("make an event", driver.cuEventCreate(0)))
+        try:
+            for _ in range(count):
+                self._events.append(_checked("make an event", driver.cuEventCreate(0)))
+        except BackendError:
+            self.close()
+            raise
 
     def record(self, at: int, *, recording: bool) -> None:
         """Put an instant on the stream; `recording` says that a graph is being recorded from it."""
@@ -101,13 +105,17 @@ class Marks:
     def close(self) -> None:
         """Destroy the events; may be called twice."""
         events, self._events = self._events, []
-        for event in events:
-            _checked("destroy an event", self._driver.cuEventDestroy(event))
+        for answer in [self._driver.cuEventDestroy(event) for event in events]:
+            _checked("destroy an event", answer)
 
 
 def reset_primary_context() -> None:
-    """Destroy the primary context of the first GPU, with everything in it, for everyone in this process."""
+    """Destroy the primary context of the first GPU, with everything in it, for everyone in this process.
+
+    To be called once PyCUDA has detached it.
+    """
     driver = load_bindings()
+    driver.cuCtxPopCurrent()  # PyCUDA leaves current what it detaches
     device = _checked("find the GPU", driver.cuDeviceGet(0))
     _checked("reset the GPU's context", driver.cuDevicePrimaryCtxReset(device))
 

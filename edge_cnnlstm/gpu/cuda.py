@@ -11,7 +11,7 @@ import contextlib
 import logging
 import threading
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 NON_BLOCKING = 1
 """CU_STREAM_NON_BLOCKING, which PyCUDA does not name: never wait for what others do on the default stream."""
+_LOOKING = threading.Lock()
+"""Two threads that look for the GPU at once must find the same one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,8 @@ class Device:
 
 def describe() -> Device:
     """Describe the GPU that CUDA shows first. Raises DependencyError where there is none, or no PyCUDA."""
-    return gpu().device
+    with _LOOKING:
+        return gpu().device
 
 
 class Gpu:
@@ -62,38 +65,98 @@ class Gpu:
         self.driver = driver
         self.generation = 0
         """Grows with every reset: what was made before one is gone."""
+        self.is_resetting = False
         self._lock = threading.Lock()
         self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+        self._lent: list[tuple[weakref.ref[NDArray[Any]], Any]] = []
+        self._lending = threading.RLock()
+        self._remains: list[Any] = []
         self._handle = driver.Device(0)
-        self.context = self._handle.retain_primary_context()
         self.device = _describe(driver, self._handle)
+        # Last: a context that is not detached is not released, whatever becomes of its object.
+        self.context: Any = self._handle.retain_primary_context()
         atexit.register(self._at_exit)
 
-    def enlist(self, session: Session) -> None:
-        """Close this session when the interpreter exits, before the context goes."""
-        self._sessions.add(session)
+    def enlist(self, session: Session) -> int:
+        """Close this session when the interpreter exits, before the context goes; return the generation it is of."""
+        with self._lock:
+            self._sessions.add(session)
+            return self.generation
+
+    def lend(self, array: NDArray[Any]) -> None:
+        """Keep a page-locked array's memory until `collect` finds that nobody holds the array any more.
+
+        PyCUDA would free it with the array, wherever that dies, and leaks it in a thread that has no context.
+        """
+        with self._lending:
+            self._lent.append((weakref.ref(array), array.base))
+
+    def collect(self) -> None:
+        """Free the page-locked memory whose arrays nobody holds; the context is current."""
+        with self._lending:
+            self._lent = [(array, memory) for array, memory in self._lent if array() is not None]
+
+    def bury(self, remains: Any, generation: int) -> None:
+        """Keep what lies in a dead context until that is detached: PyCUDA would try to free it, and complain."""
+        if generation == self.generation:
+            self._remains.append(remains)
 
     def reset(self, generation: int) -> None:
         """Destroy a context that died, for everyone in this process, and begin a new one; once for each death.
 
-        `generation` is the one that died. Raises BackendError where that cannot be done, DependencyError without
-        `cuda-bindings`: PyCUDA has no such call.
+        `generation` is the one that died. Waits until no session is inside. Page-locked arrays of that generation are
+        gone with it: whoever still holds one must not touch it. Raises BackendError where a new one cannot be had,
+        DependencyError without `cuda-bindings`: PyCUDA has no such call.
         """
+        from edge_cnnlstm.gpu.capture import load_bindings, reset_primary_context
+
         with self._lock:
             if generation != self.generation:
                 return
-            from edge_cnnlstm.gpu.capture import reset_primary_context
+            load_bindings()  # before anything is given up
+            with self._nobody_inside():
+                try:
+                    self._release()
+                    reset_primary_context()
+                    self.context = self._handle.retain_primary_context()
+                except self.driver.Error as error:
+                    raise BackendError(
+                        f"the GPU could not begin a new context: {error}",
+                        expected="a GPU that comes back",
+                        fix="restart the process",
+                    ) from error
+                self.generation += 1
 
-            self.context.detach()
-            reset_primary_context()
-            self.context = self._handle.retain_primary_context()
-            self.generation += 1
+    @contextlib.contextmanager
+    def _nobody_inside(self) -> Iterator[None]:
+        """Hold every session's door shut: what is inside uses addresses that the next context will give away anew."""
+        with contextlib.ExitStack() as doors:
+            self.is_resetting = True
+            try:
+                for session in list(self._sessions):
+                    doors.enter_context(session.door)
+                yield
+            finally:
+                self.is_resetting = False
+
+    def _release(self) -> None:
+        """Give the context up; PyCUDA then leaves alone what was made in it."""
+        if self.context is None:
+            return
+        context, self.context = self.context, None
+        # PyCUDA releases only what is current, or what this very thread retained.
+        with contextlib.suppress(self.driver.Error):
+            context.push()
+        context.detach()
+        self._remains.clear()
+        with self._lending:
+            self._lent.clear()
 
     def _at_exit(self) -> None:
         try:
             for session in list(self._sessions):
                 session.close()
-            self.context.detach()
+            self._release()
         except ThreadError:
             pass  # a thread that the interpreter does not wait for is inside: the system cleans up after both
         except (BackendError, self.driver.Error) as error:
@@ -102,7 +165,10 @@ class Gpu:
 
 @cache
 def gpu() -> Gpu:
-    """Return the one GPU of this process. Raises DependencyError where there is none, or no PyCUDA."""
+    """Return the one GPU of this process.
+
+    Raises DependencyError where there is none, or no PyCUDA; DeviceMemoryError where others left it no memory.
+    """
     try:
         import pycuda.driver as driver
     except ImportError as error:
@@ -115,6 +181,12 @@ def gpu() -> Gpu:
     try:
         driver.init()
         return Gpu(driver)
+    except driver.MemoryError as error:
+        raise DeviceMemoryError(
+            f"the GPU has too little memory for a context: {error}",
+            expected="some hundred MB free",
+            fix="close other programs that use the GPU",
+        ) from error
     except driver.Error as error:
         raise DependencyError(
             f"CUDA finds no GPU: {error}",
@@ -140,7 +212,7 @@ class HostMemory:
 
 
 class Session:
-    """What one owner holds on the GPU: a stream, memory, events; freed in the reverse order by `close`.
+    """What one owner holds on the GPU: a stream, memory, and what `at_close` was told; freed last first by `close`.
 
     Everything here happens inside `with session:`, which makes the context current in the calling thread, whichever
     that is, for one thread at a time: a second one is refused with ThreadError, and so is a call from outside. Copies
@@ -150,23 +222,28 @@ class Session:
     """
 
     def __init__(self, *, spin: bool = True) -> None:
-        self._gpu = gpu()
+        with _LOOKING:
+            self._gpu = gpu()
         self._driver = driver = self._gpu.driver
-        self._lock = threading.Lock()
+        self.door = threading.Lock()
+        """Held by the thread that is inside."""
         self._holder = 0
         self._depth = 0
         self.closed = False
-        self._owned: list[Any] = []
-        self._generation = self._gpu.generation
-        self._gpu.enlist(self)
+        self._undo = contextlib.ExitStack()
+        self._stream: Any = None
+        self._done: Any = None
+        self._generation = self._gpu.enlist(self)
         waiting = driver.event_flags.DISABLE_TIMING
         if not spin:
             waiting |= driver.event_flags.BLOCKING_SYNC
         with self:
+            self._gpu.collect()
             try:
                 self._stream = driver.Stream(NON_BLOCKING)
                 self._done = driver.Event(waiting)
             except driver.Error as error:
+                self._forget()
                 raise self._failed("make a stream", error) from error
         self.handle: int = self._stream.handle
         """The stream, as TensorRT and the CUDA driver know it."""
@@ -180,17 +257,17 @@ class Session:
         if self._holder == threading.get_ident():
             self._depth += 1
             return self
-        if not self._lock.acquire(blocking=False):
+        # A reset holds every door for a moment; any other thread behind one is there to stay.
+        if not self.door.acquire(blocking=False) and not (self._gpu.is_resetting and self.door.acquire()):
             raise self._occupied()
         try:
-            if self.closed:
-                raise ClosedError("a closed session on the GPU", expected="an open one", fix="open the bundle again")
-            self._gpu.context.push()
+            self._check_living()
+            self._switch(self._gpu.context.push)
         except self._driver.Error as error:
-            self._lock.release()
+            self.door.release()
             raise self._failed("make its context current", error) from error
         except BaseException:
-            self._lock.release()
+            self.door.release()
             raise
         self._holder = threading.get_ident()
         return self
@@ -201,11 +278,11 @@ class Session:
             return
         self._holder = 0
         try:
-            self._gpu.context.pop()
+            self._switch(self._driver.Context.pop)
         except self._driver.Error as error:
             raise self._failed("give its context back", error) from error
         finally:
-            self._lock.release()
+            self.door.release()
 
     def memory(self, nbytes: int, what: str) -> DeviceMemory:
         """Allocate and clear device memory; `what` it is for goes into the error when there is too little."""
@@ -214,7 +291,7 @@ class Session:
             allocation = self._driver.mem_alloc(nbytes)
         except self._driver.Error as error:
             raise self._failed(f"allocate {nbytes:,} bytes for {what}", error) from error
-        self._owned.append(allocation)
+        self._undo.callback(allocation.free)
         memory = DeviceMemory(int(allocation), nbytes)
         self.clear(memory.address, nbytes)
         return memory
@@ -225,6 +302,7 @@ class Session:
         flags = self._driver.host_alloc_flags.DEVICEMAP if mapped else 0
         try:
             array = self._driver.pagelocked_empty(shape, np.dtype(dtype), mem_flags=flags)
+            self._gpu.lend(array)
             address = int(array.base.get_device_pointer()) if mapped else 0
         except self._driver.Error as error:
             size = int(np.prod(shape)) * np.dtype(dtype).itemsize
@@ -276,26 +354,33 @@ class Session:
     def free_bytes(self) -> tuple[int, int]:
         """Return how many bytes of the GPU's memory are free, and how many there are."""
         self._check_inside()
-        free, total = self._driver.mem_get_info()
+        try:
+            free, total = self._driver.mem_get_info()
+        except self._driver.Error as error:
+            raise self._failed("say how much memory is free", error) from error
         return int(free), int(total)
+
+    def at_close(self, undo: Callable[[], None]) -> None:
+        """Let `close` call this first, where the context is current; a dead context is not asked to undo anything."""
+        self._undo.callback(undo)
 
     def is_lost(self) -> bool:
         """Return whether the context died: after some errors CUDA answers everything with the same error again.
 
         Not to be asked while a graph is being recorded.
         """
-        if self._generation != self._gpu.generation:
-            return True
-        with self:
+        for _ in "12":  # once, it may have been that one call
             try:
-                self._gpu.context.synchronize()
-            except self._driver.Error:
-                return True
-        return False
+                with self:
+                    self._gpu.context.synchronize()
+            except (self._driver.Error, BackendError):
+                continue
+            return False
+        return True
 
     def abandon(self) -> None:
         """Give up what was held in a context that died; the session is closed."""
-        self.closed = True
+        self._gpu.bury((self._undo.pop_all(), self._stream, self._done), self._generation)
         self._forget()
 
     def revive(self) -> None:
@@ -303,25 +388,47 @@ class Session:
         self._gpu.reset(self._generation)
 
     def close(self) -> None:
-        """Wait for the GPU and free everything; may be called twice, from any thread that is not inside."""
+        """Wait for the GPU and free everything; may be called twice, from any thread while none is inside.
+
+        What cannot be freed is logged. Raises ThreadError while another thread is inside.
+        """
         if self.closed:
             return
+        if self.is_lost():
+            self.abandon()
+            return
         with self:
-            with contextlib.suppress(self._driver.Error):
-                self._stream.synchronize()
-            self._free(reversed(self._owned))
-            self._forget()
-            self.closed = True
-
-    def _free(self, allocations: Iterable[Any]) -> None:
-        for allocation in allocations:
-            with contextlib.suppress(self._driver.Error):
-                allocation.free()
+            try:
+                self._undo.close()
+            except (BackendError, self._driver.Error) as error:
+                log.warning("the GPU was not left in order: %s", str(error))  # not the frames that it holds
+            finally:
+                self._forget()
+                self._gpu.collect()
 
     def _forget(self) -> None:
         """Drop stream and event while the context is current: PyCUDA destroys them with their last reference."""
-        self._owned = []
+        self.closed = True
         self._stream = self._done = None
+
+    def _switch(self, push_or_pop: Callable[[], None]) -> None:
+        """Switch contexts, at the second try if need be: one that stays current ends the process with its thread."""
+        try:
+            push_or_pop()
+        except self._driver.Error:
+            push_or_pop()
+
+    def _check_living(self) -> None:
+        if self.closed:
+            raise ClosedError("a closed session on the GPU", expected="an open one", fix="open the bundle again")
+        if self._gpu.context is None:
+            raise BackendError(
+                "a GPU whose context died and did not come back", expected="a living one", fix="restart the process"
+            )
+        if self._generation != self._gpu.generation:
+            raise BackendError(
+                "a session on the GPU whose context died", expected="a living one", fix="open the bundle again"
+            )
 
     def _check_inside(self) -> None:
         if self._holder != threading.get_ident():

@@ -18,7 +18,7 @@ class DeviceState:
 
     `sizes` are two arrays, float32 [streams]: the engine writes into `sizes[side]`, with each step that writes side
     `side`, the sum of absolute values of each stream's memory there. They tell whether it is finite without a look at
-    it. To be made inside `with session:`, which stays the caller's.
+    it. To be made inside `with session:`, which stays the caller's; once that is closed, every use raises ClosedError.
     """
 
     def __init__(
@@ -32,7 +32,6 @@ class DeviceState:
             {pair.input: session.memory(pair.zeros().nbytes, f"memory {pair.input!r}") for pair in pairs} for _ in "01"
         )
         self._staging = {pair.input: session.host(pair.shape, pair.dtype, "snapshots").array for pair in pairs}
-        self._released = False
 
     def address(self, side: int, pair: StatePair) -> int:
         """Return where one side's buffer of a pair lies."""
@@ -41,10 +40,6 @@ class DeviceState:
     def advance(self) -> None:
         """Make what the last step wrote the state of the next."""
         self.side = 1 - self.side
-
-    def release(self) -> None:
-        """Give the memory up: from now on every use of it raises ClosedError."""
-        self._released = True
 
     def reset(self, slot: int | None = None) -> None:
         self._check_held()
@@ -105,7 +100,7 @@ class DeviceState:
                 yield memory.address + (layer * streams + slot) * row, row
 
     def _check_held(self) -> None:
-        if self._released:
+        if self._session.closed:
             raise released()
 
 

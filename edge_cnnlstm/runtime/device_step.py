@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -70,12 +69,11 @@ class DeviceStep:
 
     def __init__(self, load: Callable[[], Engine], spec: ModelSpec, wiring: Wiring) -> None:
         self.spec = spec
-        self._undo = ExitStack()
         self._session = session = Session(spin=wiring.spin)
-        self._undo.callback(session.close)
         self._loaded: Engine | None = None
         self._contexts: list[Any] = []
         self._marks: list[Marks] = []
+        self._steps: list[Callable[[], None]] = []
         self.uses_graphs = False
         try:
             with session:
@@ -90,8 +88,10 @@ class DeviceStep:
         """Make a step, and call `meanwhile` while the GPU is busy. Raises BackendError, with the memory untouched."""
         with self._session as session:
             self._steps[direction]()
-            meanwhile()
-            session.wait()
+            try:
+                meanwhile()
+            finally:
+                session.wait()
 
     @property
     def keeps_times(self) -> bool:
@@ -108,10 +108,8 @@ class DeviceStep:
 
     def abandon(self) -> None:
         """Give up everything that was held in a context that died."""
-        self._undo.pop_all()
-        self._drop_engine()
-        self.state.release()
         self._session.abandon()
+        self._drop_engine()
 
     def revive(self) -> None:
         """See, after `abandon`, that the GPU has a context again, for a new step."""
@@ -119,14 +117,8 @@ class DeviceStep:
 
     def close(self) -> None:
         """Wait for the GPU and release everything, the last first; may be called twice."""
-        if self._session.closed:
-            return
-        if self._session.is_lost():
-            self.abandon()
-            return
-        with self._session as session:
-            session.wait()
-            self._undo.close()
+        self._session.close()
+        self._drop_engine()
 
     def _allocate(self, session: Session, *, mapped: bool) -> None:
         spec = self.spec
@@ -141,12 +133,11 @@ class DeviceStep:
         nothing = np.zeros(spec.batch, np.float32)
         writes_one, writes_zero = (block.arrays.get(WATCH, nothing) for block in self._outputs)
         self.state = DeviceState(session, spec.states, (writes_zero, writes_one))
-        self._undo.callback(self.state.release)
 
     def _wire(self, loaded: Engine) -> None:
         """Tell the engine, once, where everything lies."""
         self._loaded = loaded
-        self._undo.callback(self._drop_engine)
+        self._session.at_close(self._drop_engine)
         self._check_signature(loaded)
         for direction in DIRECTIONS:
             context = loaded.engine.create_execution_context()
@@ -166,6 +157,7 @@ class DeviceStep:
 
     def _drop_engine(self) -> None:
         """Let go of the contexts, and then of their engine: TensorRT destroys each with its last reference."""
+        self._steps = []
         self._contexts.clear()
         self._loaded = None
 
@@ -175,10 +167,10 @@ class DeviceStep:
         try:
             for _ in DIRECTIONS:
                 marks = Marks(session.handle, len(STAGES) + 1)
-                self._undo.callback(marks.close)
+                session.at_close(marks.close)
                 self._marks.append(marks)
         except DependencyError as error:
-            log.warning("no CUDA graphs, and no times by the GPU's clock: %s", error)
+            log.warning("no CUDA graphs, and no times by the GPU's clock: %s", error.found)
             graphs = False
         expected = self._rehearsed(by_hand)
         if not graphs:
@@ -189,7 +181,7 @@ class DeviceStep:
         except BackendError as error:
             if session.is_lost():
                 raise
-            log.warning("no CUDA graphs, each step is enqueued by hand: %s", error)
+            log.warning("no CUDA graphs, each step is enqueued by hand: %s", error.found)
             return by_hand
         if apart > REPLAY_TOLERANCE:
             log.warning("no CUDA graphs, each step is enqueued by hand: a replay strays by %.2g", apart)
@@ -199,27 +191,35 @@ class DeviceStep:
 
     def _recorded(self, session: Session, direction: int) -> Callable[[], None]:
         graph = Graph(session.handle, partial(self._enqueue, direction, recording=True))
-        self._undo.callback(graph.close)
+        session.at_close(graph.close)
         return graph.launch
 
     def _rehearsed(self, steps: Sequence[Callable[[], None]]) -> list[NDArray[Any]]:
         """Return all that comes of two steps, one in each direction, over an empty memory, which is emptied again.
 
-        The frames are the same noise each time; whatever a step leaves unwritten is NaN.
+        The frames are the same noise each time. Whatever a step leaves unwritten is NaN, on the GPU too, and no memory
+        is left of an earlier rehearsal: a replay that leaves something out must not find it done already.
         """
         noise, found = np.random.default_rng(0), []
-        self.state.reset()
-        for step, answers in zip(steps, self.answers, strict=True):
+        self._empty()
+        for step, answers in zip(steps, self._outputs, strict=True):
             self.frames[...] = noise.integers(0, 256, self.frames.shape, np.uint8)
-            for answer in answers.values():
+            for answer in answers.arrays.values():
                 answer[...] = np.nan
+            answers.upload()
             step()
             self._session.wait()
-            found += [answer.copy() for answer in answers.values()]
+            found += [answer.copy() for answer in answers.arrays.values()]
         found += self.state.snapshot().values()
-        self.state.reset()
+        self._empty()
         self.frames[...] = 0
         return found
+
+    def _empty(self) -> None:
+        """Empty the memory on both sides."""
+        for _ in DIRECTIONS:
+            self.state.reset()
+            self.state.advance()
 
     def _enqueue(self, direction: int, *, recording: bool = False) -> None:
         self._mark(direction, 0, recording=recording)
@@ -264,7 +264,8 @@ def _apart(found: Sequence[NDArray[Any]], expected: Sequence[NDArray[Any]]) -> f
     """Return the largest difference over its array's largest magnitude; NaN counts as infinitely far."""
     worst = 0.0
     for one, other in zip(found, expected, strict=True):
-        difference = float(np.abs(one - other).max(initial=0.0))
+        with np.errstate(invalid="ignore", over="ignore"):
+            difference = float(np.abs(one - other).max(initial=0.0))
         worst = max(worst, difference / (float(np.abs(other).max(initial=0.0)) or 1.0))
         if np.isnan(difference):
             return float("inf")

@@ -83,7 +83,9 @@ class TensorRtBackend:
         try:
             self._step.run(direction, self._note_times)
         except BackendError as error:
-            raise self._judged(error) from error
+            if not self._step.is_lost():
+                raise
+            raise self._after_death(error) from error
         return self._step.answers[direction]
 
     def _note_times(self) -> None:
@@ -92,10 +94,8 @@ class TensorRtBackend:
             self.device_times.record(self._step.times(self._unread))
         self._unread = None
 
-    def _judged(self, error: BackendError) -> BackendError:
-        """Return what a failure means to the caller; if the context died, everything has been built anew by then."""
-        if not self._step.is_lost():
-            return error
+    def _after_death(self, error: BackendError) -> BackendError:
+        """Return what the death of the context means to the caller; all that can be has been built anew by then."""
         if self._was_lost:
             return BackendError(
                 f"the GPU's context died again: {error.found}",

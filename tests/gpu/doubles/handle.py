@@ -1,0 +1,198 @@
+"""What a test may know of a double, and the one that is written in Python.
+
+Another implementation of `Double`, under the real PyCUDA and the real cuda-bindings, runs the same tests.
+"""
+
+from __future__ import annotations
+
+import atexit
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any, Protocol
+
+import pytest
+
+from edge_cnnlstm.gpu import capture, cuda
+from edge_cnnlstm.spec import ModelSpec
+from tests.gpu.doubles import cuda_bindings, pycuda_driver, tensorrt_engine
+from tests.gpu.doubles.driver import CUresult, Driver, Fault
+
+OUT_OF_MEMORY = 2
+ILLEGAL_ADDRESS = 700
+UNKNOWN = 999
+
+
+class Double(Protocol):
+    """A GPU that records, and fails when it is told to."""
+
+    prelude: str
+    """Python that puts the same double into a fresh process, as `double`, and lets it end with 3 if that ends badly."""
+
+    def engine(
+        self, onnx: bytes, spec: ModelSpec, *, strays: float = 0.0, synchronizes: bool = False
+    ) -> Callable[[], Any]:
+        """Return what loads an engine of this network; `strays`: its answers do so in a graph, and by how much."""
+
+    def calls(self) -> list[str]:
+        """Return the calls since the last `forget`: names of the driver's functions, and of the engine's."""
+
+    def forget(self) -> None:
+        """Forget calls, bytes, complaints and the fault that was ordered."""
+
+    def moved(self) -> dict[str, int]:
+        """Return the bytes copied up, down and across since the last `forget`."""
+
+    def alive(self) -> dict[str, int]:
+        """Return what was made and not given back, by kind."""
+
+    def retained(self) -> int:
+        """Return how often the primary context was retained and not released."""
+
+    def pushed(self) -> int:
+        """Return how many contexts this thread has on PyCUDA's stack."""
+
+    def current(self) -> int:
+        """Return how many contexts this thread has on CUDA's own stack."""
+
+    def complaints(self) -> list[str]:
+        """Return what a real driver or PyCUDA would not have forgiven."""
+
+    def fail(self, pattern: str = "*", result: int = UNKNOWN, nth: int = 1, *, for_ever: bool = False) -> None:
+        """Fail the n-th call that fits a shell's pattern, and all later ones if for ever.
+
+        `execute` is each piece of work as it runs; that failure kills the context.
+        """
+
+    def failed(self) -> str | None:
+        """Return the call that was failed."""
+
+    def limit_memory(self, nbytes: int) -> None: ...
+
+    def integrated(self) -> None:
+        """Be a GPU that shares its memory with the processor."""
+
+    def spoil_graph(self, nth: int, without: str) -> None:
+        """Leave the copy `up`, the `run` or the copy `down` out of the n-th graph from now on."""
+
+    def remove(self, what: str) -> None:
+        """Take away `pycuda`, `libcuda`, the `gpu` or `cuda-bindings`."""
+
+
+class PythonDouble:
+    prelude = (
+        "import atexit, os, sys\n"
+        "from tests.gpu.doubles.handle import PythonDouble\n"
+        "double = PythonDouble(); double.install(sys.modules.__setitem__)\n"
+        "def check():\n"
+        "    left = double.complaints(), double.alive(), double.retained(), double.pushed()\n"
+        "    if left != ([], {}, 0, 0): print(left, flush=True); os._exit(3)\n"
+        "atexit.register(check)\n"
+    )
+
+    def __init__(self) -> None:
+        self._driver = Driver()
+        self._pycuda: Any = pycuda_driver.make(self._driver)
+        self._put: Callable[[str, Any], None] = sys.modules.__setitem__
+
+    def install(self, put: Callable[[str, Any], None]) -> None:
+        """Put the modules where `import` finds them."""
+        self._put = put
+        packages: dict[str, Any] = {name: ModuleType(name) for name in ("pycuda", "cuda", "cuda.bindings")}
+        bindings = cuda_bindings.make(self._driver)
+        packages["pycuda"].driver = self._pycuda
+        packages["cuda.bindings"].driver = bindings
+        for name, module in {**packages, "pycuda.driver": self._pycuda, "cuda.bindings.driver": bindings}.items():
+            put(name, module)
+
+    def engine(
+        self, onnx: bytes, spec: ModelSpec, *, strays: float = 0.0, synchronizes: bool = False
+    ) -> Callable[[], Any]:
+        return lambda: tensorrt_engine.Engine(self._driver, onnx, spec, strays=strays, synchronizes=synchronizes)
+
+    def calls(self) -> list[str]:
+        return list(self._driver.calls)
+
+    def forget(self) -> None:
+        self._driver.calls.clear()
+        self._driver.moved.clear()
+        self._driver.complaints.clear()
+        self._driver.fault = self._driver.failed = None
+
+    def moved(self) -> dict[str, int]:
+        return dict(self._driver.moved)
+
+    def alive(self) -> dict[str, int]:
+        return self._driver.alive()
+
+    def retained(self) -> int:
+        return self._driver.retained
+
+    def pushed(self) -> int:
+        pushed: int = self._pycuda.pushed()
+        return pushed
+
+    def current(self) -> int:
+        return len(self._driver.stack)
+
+    def complaints(self) -> list[str]:
+        return list(self._driver.complaints)
+
+    def fail(self, pattern: str = "*", result: int = UNKNOWN, nth: int = 1, *, for_ever: bool = False) -> None:
+        self._driver.failed = None
+        self._driver.fault = Fault(pattern, CUresult(result), nth, for_ever)
+
+    def failed(self) -> str | None:
+        return self._driver.failed
+
+    def limit_memory(self, nbytes: int) -> None:
+        self._driver.memory_bytes = nbytes
+
+    def integrated(self) -> None:
+        self._driver.integrated = True
+
+    def spoil_graph(self, nth: int, without: str) -> None:
+        self._driver.spoil = (nth, without)
+
+    def remove(self, what: str) -> None:
+        if what == "gpu":
+            self._driver.present = False
+        elif what == "libcuda":
+            self._put("pycuda.driver", None)
+        elif what == "pycuda":
+            self._put("pycuda", None)
+            self._put("pycuda.driver", None)
+        else:
+            self._put("cuda.bindings", None)
+            capture.load_bindings.cache_clear()
+
+
+@contextmanager
+def fresh() -> Iterator[PythonDouble]:
+    """Put a double where PyCUDA and cuda-bindings would be, as in a process that has just begun; and end that process.
+
+    At its end everything must have been given back.
+    """
+    double = PythonDouble()
+    with pytest.MonkeyPatch.context() as patch:
+        double.install(lambda name, module: patch.setitem(sys.modules, name, module))
+        forget_found()
+        try:
+            yield double
+        finally:
+            end_of_process()
+            forget_found()
+
+
+def forget_found() -> None:
+    cuda.gpu.cache_clear()
+    capture.load_bindings.cache_clear()
+
+
+def end_of_process() -> None:
+    """Do what the interpreter does when it exits."""
+    if cuda.gpu.cache_info().currsize:
+        found = cuda.gpu()
+        atexit.unregister(found._at_exit)
+        found._at_exit()
