@@ -144,7 +144,8 @@ def take_turns(
                 try:
                     answers[name].append(measurements[name]())
                 except BackendError as error:
-                    missing[name] = error.found
+                    # Its own words, without the command line: that names folders of this machine.
+                    missing[name] = error.found.partition(" ended with ")[2] or error.found
                 if nvml is not None:
                     telemetry.append({"after": name, **asdict(nvml.read())})
     if nvml is not None:

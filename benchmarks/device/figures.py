@@ -76,7 +76,7 @@ def _launching(rounds: Rounds, transfer: str) -> list[Figure]:
     if enqueued := rounds.get(Case(1, transfer, "enqueued").name):
         name = "enqueueing ÷ replaying a graph, until the call returns, p50"
         found.insert(0, _ratio(name, enqueued, replayed, "launch_ns", goal=2))
-        found.append(_ratio("the same, host to host, p50", enqueued, replayed))
+        found.append(_ratio("enqueued ÷ replayed, host to host, p50", enqueued, replayed))
     return found
 
 

@@ -61,15 +61,12 @@ class Network:
     squashed: frozenset[str] = field(default=frozenset())
 
     def __post_init__(self) -> None:
-        states, outputs = self.spec.states, self.spec.outputs
-        if len(states) != 2 or states[0].shape != states[1].shape or len(states[0].shape) != 3:
-            raise self._refused(f"memory {[(pair.input, pair.shape) for pair in states]}")
-        if len(outputs) > MOST_OUTPUTS or {output.dtype for output in outputs} != {"float32"}:
-            raise self._refused(f"outputs {[(output.name, output.dtype) for output in outputs]}")
+        _check(self.spec)
 
     @classmethod
     def random(cls, spec: ModelSpec, seed: int = 0) -> Network:
         """Return one that answers noise to noise."""
+        _check(spec)
         draw, units, width = np.random.default_rng(seed), _units(spec), _width(spec)
         shapes = {"gates": (width + units, 3 * units), "bias": (3 * units,), "missed": (3 * units,)}
         shapes |= {output.name: (units, _size(output)) for output in spec.outputs}
@@ -126,13 +123,16 @@ class Network:
         spec = self.spec
         return spec.batch * max(_width(spec), _units(spec), *(_size(output) for output in spec.outputs))
 
-    @staticmethod
-    def _refused(what: str) -> BackendError:
-        return BackendError(
-            f"no kernel stands in for {what}",
-            expected=f"two pairs of memory, [layers, streams, hidden] each, and up to {MOST_OUTPUTS} float32 outputs",
-            fix="measure another bundle",
-        )
+
+def _check(spec: ModelSpec) -> None:
+    shapes = [pair.shape for pair in spec.states]
+    if len(shapes) == 2 and shapes[0] == shapes[1] and len(shapes[0]) == 3 and len(spec.outputs) <= MOST_OUTPUTS:
+        return
+    raise BackendError(
+        f"no kernel stands in for memory of shapes {shapes} and {len(spec.outputs)} outputs",
+        expected=f"two pairs of memory, [layers, streams, hidden] each, and at most {MOST_OUTPUTS} outputs",
+        fix="measure another bundle",
+    )
 
 
 def _units(spec: ModelSpec) -> int:
