@@ -62,7 +62,7 @@ def device(
     destination: Annotated[Path | None, typer.Option("-o", "--output", help="Write everything to this file.")] = None,
 ) -> None:
     """Measure a step on the GPU: from host to host, its launch, the GPU's own time; beside torch and ONNX Runtime."""
-    gpu, bundle, found = cuda.describe(), bundle_format.read(path), measure("benchmarks.device.opened", path.resolve())
+    gpu, bundle, found = cuda.describe(), bundle_format.read(path), engine_for(path)
     transfer, wanted = "mapped" if AS_FOUND.maps(gpu) else "copied", sorted({1, *(batches or BATCHES)})
     report: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
@@ -91,6 +91,14 @@ def device(
     _show(report, shown)
     if destination is not None:
         console.write_json(destination, report)
+
+
+def engine_for(path: Path) -> dict[str, Any]:
+    """Return which engine is measured, and why others are not; one that takes its process with it is passed over."""
+    try:
+        return measure("benchmarks.device.opened", path.resolve())
+    except BackendError as error:
+        return {"engine": STAND_IN, "graph": None, "refused": {"TensorRT": _words(error)}}
 
 
 def command(path: Path, checkpoint: Path | None, batches: Sequence[int], rounds: int, seed: int) -> str:
@@ -144,13 +152,17 @@ def take_turns(
                 try:
                     answers[name].append(measurements[name]())
                 except BackendError as error:
-                    # Its own words, without the command line: that names folders of this machine.
-                    missing[name] = error.found.partition(" ended with ")[2] or error.found
+                    missing[name] = _words(error)
                 if nvml is not None:
                     telemetry.append({"after": name, **asdict(nvml.read())})
     if nvml is not None:
         nvml.close()
     return {name: found for name, found in answers.items() if name not in missing}, order, telemetry
+
+
+def _words(error: BackendError) -> str:
+    """Return a process's last words, without its command line: that names folders of this machine."""
+    return error.found.partition(" ended with ")[2] or error.found
 
 
 def _copied(answers: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.device.step import noise, timed, warm_up
+from benchmarks.device.step import REALTIME, noise, timed, warm_up
 from benchmarks.runtime.processes import answer
 from edge_cnnlstm.bundle import format as bundle_format
 from edge_cnnlstm.errors import DependencyError
 from edge_cnnlstm.runtime.backends.base import advance
 from edge_cnnlstm.runtime.frame import Pixels
-from edge_cnnlstm.runtime.realtime import Realtime
 from edge_cnnlstm.spec import ModelSpec
 
 TORCH = ("torch eager", "torch compiled")
@@ -26,7 +25,8 @@ def main(peer: str, path: str, graph: str, samples: str) -> dict[str, Any]:
     """Time so many steps of one stream; `path` is torch's checkpoint, and else a bundle, of which `graph` is run."""
     step, spec = torch_step(Path(path), compiled=peer == TORCH[1]) if peer in TORCH else ort_step(path, peer, graph)
     pixels = noise(spec)
-    with Realtime(keep_warm=False, spin_us=0).loop():
+    step(next(pixels))  # compiles, which makes garbage
+    with REALTIME.loop():
         warm_up(lambda: step(next(pixels)))
         return {"step_ns": timed(lambda: step(next(pixels)), int(samples))}
 

@@ -30,6 +30,9 @@ WARM_UP = 100
 FRAMES = 64
 """Different ones, which take turns: a GPU may be quick with what it has seen just now."""
 
+REALTIME = Realtime(keep_warm=False, spin_us=0, priority=None)
+"""No garbage collection, and no SCHED_FIFO: the system takes a core away from a thread that spins under it."""
+
 
 class Recorded(DeviceTimes):
     """Keeps the times of every step as they are, nanoseconds a stage: a histogram would round them."""
@@ -52,7 +55,7 @@ def main(path: str, graph: str, batch: str, transfer: str, launched: str, sample
     backend.device_times = times = Recorded()
     found: dict[str, list[int]] = {"step_ns": [], "launch_ns": [], **({"bare_ns": []} if wiring.graphs else {})}
     gpu: list[list[int]] = []
-    with Realtime(keep_warm=False, spin_us=0).loop():
+    with REALTIME.loop():
         warm_up(lambda: advance(backend, next(pixels)))
         for _ in range(TURNS):
             found["step_ns"] += timed(lambda: advance(backend, next(pixels)), each)

@@ -240,6 +240,15 @@ def test_what_fails_is_shown_as_missing_with_its_words_and_not_asked_again() -> 
     assert len(calls) == 2
 
 
+def test_where_tensorrt_takes_its_process_with_it_the_stand_in_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    def crash(*_: object) -> dict[str, Any]:
+        raise BackendError("-m x /a/folder ended with -11: no word", expected="", fix="")
+
+    monkeypatch.setattr(command, "measure", crash)
+    found = command.engine_for(Path("model.edge"))
+    assert found == {"engine": STAND_IN, "graph": None, "refused": {"TensorRT": "-11: no word"}}
+
+
 @pytest.mark.parametrize("rounds", [1, 7])
 def test_every_case_is_measured_with_samples_for_a_p99_9_in_all(tiny_bundle: Path, rounds: int) -> None:
     bundle = bundle_format.read(tiny_bundle)
