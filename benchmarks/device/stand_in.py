@@ -43,7 +43,9 @@ class StandIn:
             self._memory = {name: _uploaded(array) for name, array in network.weights.items()}
         except Refused as refusal:
             raise BackendError(
-                f"the kernels that stand in for an engine: {refusal}", expected="a GPU that loads them", fix="see above"
+                f"the kernels that stand in for an engine: {refusal}",
+                expected="a GPU with memory for them, and a driver that takes what this nvcc makes",
+                fix="close what else fills the GPU, or take the nvcc of the driver's CUDA",
             ) from refusal
 
     @property

@@ -50,7 +50,9 @@ def main(path: str, graph: str, batch: str, transfer: str, launched: str, sample
     wiring = Wiring(cast("Literal['mapped', 'copied']", transfer), graphs=launched == "graph")
     backend, each = opened(path, graph or None, int(batch), wiring), -(-int(samples) // TURNS)
     if wiring.graphs and not backend.uses_graphs:
-        raise BackendError("CUDA graphs were not used", expected="graphs that replay right", fix="see the warning")
+        raise BackendError(
+            "no CUDA graphs here", expected="a replay that is right", fix="run this by hand: it warns why"
+        )
     step, pixels = backend._step, noise(backend.spec)  # noqa: SLF001 - what is inside is what is measured
     backend.device_times = times = Recorded()
     found: dict[str, list[int]] = {"step_ns": [], "launch_ns": [], **({"bare_ns": []} if wiring.graphs else {})}

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU: tests/gpu/run.sh RESULTS [BUNDLE [CHECKPOINT]]
-# What one part cannot do does not keep the other from its turn; RESULTS has what both said.
+# ROUNDS of the benchmark, 2 by default, take two minutes each. What one part cannot do does not keep the other from its turn; RESULTS has what both said.
 set -uo pipefail
 results=$(realpath -m "$1") bundle=${2:+$(realpath "$2")} checkpoint=${3:+$(realpath "$3")}
 cd "$(dirname "$0")/../.." || exit
@@ -12,6 +12,6 @@ nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
 timeout 240 python3 -m pytest -q -W default --durations 5 -p no:cacheprovider tests/gpu/test_on_gpu.py 2>&1 | tee "$results/tests.log"
 tests=$?
 [[ -z $bundle ]] && exit $tests
-timeout 300 python3 -m benchmarks device "$bundle" ${checkpoint:+--checkpoint "$checkpoint"} --rounds 3 \
+timeout 340 python3 -m benchmarks device "$bundle" ${checkpoint:+--checkpoint "$checkpoint"} --rounds "${ROUNDS:-2}" \
     -o "$results/device.json" 2>&1 | tee "$results/device.log"
 exit $((tests || $?))
