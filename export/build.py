@@ -12,6 +12,7 @@ from onnx import numpy_helper
 from edge_cnnlstm.errors import ExportError
 from edge_cnnlstm.gpu.engine import Plan, build_plan
 from edge_cnnlstm.training.model import CnnLstm
+from edge_cnnlstm.training.spec_of import spec_of
 from export.graphs import layer_of
 
 INT8_SHARE = 0.9
@@ -28,13 +29,14 @@ class Build:
 
 
 def build(graph: onnx.ModelProto, name: str, network: CnnLstm) -> Build:
-    """Build a graph with TensorRT-RTX, and look for its int8 weights in the plan.
+    """Build a graph with TensorRT-RTX as a robot would build it, and look for its int8 weights in the plan.
 
     Raises ExportError, naming operator and layer, when TensorRT refuses the graph, and when int8 weights are missing
     from the plan: then they were made wider.
     """
+    memory = [pair.output for pair in spec_of(network).states]
     try:
-        plan = build_plan(graph.SerializeToString(), name, ahead_of_time=True)
+        plan = build_plan(graph.SerializeToString(), name, watch=memory, ahead_of_time=True)
     except ExportError as error:
         raise _with_layer(error, graph, network) from error
     weights = [
@@ -55,7 +57,7 @@ def build(graph: onnx.ModelProto, name: str, network: CnnLstm) -> Build:
 
 def _with_layer(error: ExportError, graph: onnx.ModelProto, network: CnnLstm) -> ExportError:
     """Return TensorRT's refusal with the layer that the refused node came from."""
-    refused = next((node for node in graph.graph.node if node.name and f"node {node.name}:" in error.found), None)
+    refused = next((node for node in graph.graph.node if node.name and f"node {node.name} (" in error.found), None)
     layer = None if refused is None else layer_of(refused.op_type, network)
     if refused is None or layer is None:
         return error

@@ -1,41 +1,107 @@
 """ONNX in, TensorRT plan out: the same few calls for TensorRT 10.3 to 11.4 and for TensorRT-RTX.
 
 The network is strongly typed and carries its quantization in Q/DQ nodes, so there is no precision flag and no
-calibrator to set, and only names that exist in every one of those versions are used.
+calibrator to set, and only names that exist in every one of those versions are used (`tests/gpu/trt_names.json`).
 
 A plan is code: it is built where it runs and never read from a bundle.
 """
 
 from __future__ import annotations
 
-import importlib
+import contextlib
 import logging
+import re
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
-from edge_cnnlstm.errors import DependencyError, ExportError
-from edge_cnnlstm.spec import BATCH
+from edge_cnnlstm.errors import BackendError, ConfigError, EdgeError, ExportError
+from edge_cnnlstm.gpu import tensorrt
+from edge_cnnlstm.gpu.network import fix_batch, precisions, watch_outputs
+from edge_cnnlstm.gpu.progress import Progress, monitor
 
 log = logging.getLogger(__name__)
 
-WORKSPACE_BYTES = 1 << 30
-"""Scratch memory that the builder may use; an 8 GB board shares its memory with everything else."""
-
+MIB = 1 << 20
+RECIPE = 1
+"""Raised when the same graph and configuration are built in another way than before: old plans are then built anew."""
 
 WATCH = "edge_cnnlstm_memory_size"
-"""The output that a build adds: float32 [streams], the sum of absolute values of each stream's next memory."""
+"""The output that is added over watched ones, float32 [batch]: how large each stream's memory is in total."""
+
+OUT_OF_MEMORY = re.compile(r"memory|workspace", re.IGNORECASE)
+NO_GPU = re.compile(r"cuda runtime|cudaerror|cuda (initialization|driver|error)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """What shapes a plan beside the graph: streams that one step advances, and what the builder may use.
+
+    `workspace_bytes` is scratch memory that a layer may ask for, when it is built and when it runs. `tactic_bytes` is
+    what the builder may use to time tactics: left to itself it takes three quarters of a board's memory, which GPU and
+    CPU share. A power of two; the defaults fit a board of 8 GB. `optimization_level` is TensorRT's, 0 (quick to build)
+    to 5 (tries the most); None for its default. Raises ConfigError for what TensorRT would refuse.
+    """
+
+    batch: int = 1
+    workspace_bytes: int = 1024 * MIB
+    tactic_bytes: int = 2048 * MIB
+    optimization_level: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise ConfigError(f"batch {self.batch}", expected="one stream or more", fix="say how many there are")
+        if self.workspace_bytes < 1 or self.tactic_bytes < MIB or self.tactic_bytes & (self.tactic_bytes - 1):
+            raise ConfigError(
+                f"workspace of {self.workspace_bytes} bytes, {self.tactic_bytes} bytes for tactics",
+                expected="a workspace, and for tactics a power of two of at least 1 MiB",
+                fix="choose other limits, or leave them out",
+            )
+        if self.optimization_level is not None and not 0 <= self.optimization_level <= 5:
+            raise ConfigError(
+                f"optimization level {self.optimization_level}",
+                expected="0 (quick to build) to 5 (tries the most)",
+                fix="choose one of these, or leave it out",
+            )
+
+    def describe(self) -> str:
+        """Return one line that differs for all that may lead to another plan from the same graph; for cache keys."""
+        level = "default" if self.optimization_level is None else self.optimization_level
+        return (
+            f"batch {self.batch}, workspace {self.workspace_bytes}, tactics {self.tactic_bytes}, "
+            f"optimization {level}, recipe {RECIPE}"
+        )
+
+
+DEFAULT = Configuration()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A serialized engine, and how it came to be.
+
+    `version` names the module and its full version; `layers` counts those of the network. `precisions` says what each
+    convolution and matrix product computes in, by name of its ONNX node: "int8", "fp16" or "fp32". `timing_cache` is
+    what the next build on this device can start from; None from TensorRT-RTX, which times nothing when it builds.
+    """
+
+    data: bytes
+    seconds: float
+    version: str
+    layers: int
+    precisions: dict[str, str]
+    timing_cache: bytes | None
 
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """A deserialized plan, with what must live as long as it does."""
+    """A loaded plan: TensorRT's `engine`, with the module, logger and runtime that it lives on."""
 
-    trt: ModuleType
+    trt: Any
+    logger: Any
     runtime: Any
     engine: Any
-    logger: Any
 
     def tensors(self) -> dict[str, tuple[str, tuple[int, ...], str]]:
         """Return direction (input or output), shape and dtype of everything that it reads and writes, by name."""
@@ -49,98 +115,181 @@ class Engine:
             found[name] = direction, tuple(engine.get_tensor_shape(name)), types.get(dtype, str(dtype))
         return found
 
-    def last_words(self) -> str | None:
-        """Return the last error that TensorRT logged."""
-        return self.logger.errors[-1] if self.logger.errors else None
+    def last_words(self) -> str:
+        """Return the first error that TensorRT logged since it was last asked, and forget them all."""
+        reason = str(self.logger.reason)
+        self.logger.errors.clear()
+        return reason
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """A serialized engine, and how it came to be. `version` names the module and its full version."""
+def build_plan(
+    onnx: bytes,
+    name: str,
+    configuration: Configuration = DEFAULT,
+    *,
+    watch: Sequence[str] = (),
+    ahead_of_time: bool = False,
+    timing_cache: bytes | None = None,
+    progress: Progress | None = None,
+) -> Plan:
+    """Build one graph with the TensorRT of this machine; `name` says which graph it is when it fails.
 
-    data: bytes
-    seconds: float
-    version: str
-    layers: int
+    `watch` names outputs, float32 [layers, batch, hidden], over which the output WATCH is added: a few bytes that tell
+    whether the memory is finite without reading it back. `ahead_of_time` builds with TensorRT-RTX, which needs no GPU:
+    it proves that TensorRT's parser and builder take the graph. `timing_cache` is what an earlier Plan returned.
 
-
-def build_plan(onnx: bytes, name: str, *, batch: int = 1, ahead_of_time: bool = False) -> Plan:
-    """Build one graph for so many streams, with the TensorRT of this machine.
-
-    `ahead_of_time` builds with TensorRT-RTX, which needs no GPU: it proves that TensorRT's parser and builder
-    take the graph. Raises DependencyError when TensorRT is missing, and ExportError with TensorRT's own words
-    when it refuses the graph; `name` says which graph that was.
+    Raises DependencyError when TensorRT is missing, ExportError with TensorRT's own words when it refuses the graph,
+    BackendError when it has too little memory or no GPU, and ConfigError when it refuses the configuration. Ctrl-C
+    cancels the build, and raises KeyboardInterrupt as soon as TensorRT has come back.
     """
-    trt = _tensorrt(ahead_of_time)
+    trt = tensorrt.load(ahead_of_time)
+    logger = tensorrt.logger(trt)
+    logger.errors.clear()
     started = time.monotonic()
-    logger = _logger(trt)
-    builder = trt.Builder(logger)
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = trt.OnnxParser(network, logger)
-    if not parser.parse(onnx):
-        problems = [parser.get_error(i) for i in range(parser.num_errors)]
-        words = "; ".join(f"node {problem.node_name() or '?'}: {problem.desc()}" for problem in problems)
-        raise _refused(trt, name, "parser", words)
-    _fix_batch(network, batch)
-    config = builder.create_builder_config()
-    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE_BYTES)
-    plan = builder.build_serialized_network(network, config)
-    if plan is None:
-        raise _refused(trt, name, "builder", "; ".join(logger.errors))
-    return Plan(bytes(plan), time.monotonic() - started, _version(trt), network.num_layers)
+    with tensorrt.interrupts_held() as interrupt:
+        with _needing_a_gpu(trt, logger):
+            builder = trt.Builder(logger)
+        network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+        # The parser owns the weights: it has to outlive the build.
+        parser = trt.OnnxParser(network, logger)
+        _parse(trt, parser, onnx, name)
+        fix_batch(network, configuration.batch)
+        if watch:
+            watch_outputs(trt, network, watch, WATCH)
+        config = builder.create_builder_config()
+        _configure(trt, config, configuration, logger)
+        _start_timing_from(trt, config, timing_cache)
+        watcher = monitor(trt, progress, interrupt)
+        config.progress_monitor = watcher
+        blob = builder.build_serialized_network(network, config)
+    if watcher.failure is not None:
+        raise watcher.failure
+    if blob is None:
+        raise _refusal(trt, name, configuration, logger.reason)
+    return Plan(
+        bytes(blob),
+        time.monotonic() - started,
+        tensorrt.version(trt),
+        network.num_layers,
+        precisions(trt, network),
+        _timings(trt, config),
+    )
 
 
-def _fix_batch(network: Any, batch: int) -> None:
-    """Give the inputs their final shapes: with these known, the builder needs no profile and computes no shapes."""
-    for index in range(network.num_inputs):
-        tensor = network.get_input(index)
-        tensor.shape = [
-            batch if tensor.get_dimension_name(axis) == BATCH else size for axis, size in enumerate(tensor.shape)
-        ]
+def deserialize(data: bytes, name: str, trt: Any) -> Engine:
+    """Load a plan that this very TensorRT built on this very GPU; its context is the caller's to make current first.
+
+    A plan is code: only load what was built here. Raises BackendError with TensorRT's own words when it is of another
+    version or GPU, damaged, or when there is no GPU.
+    """
+    logger = tensorrt.logger(trt)
+    logger.errors.clear()
+    with tensorrt.interrupts_held():
+        with _needing_a_gpu(trt, logger):
+            runtime = trt.Runtime(logger)
+        engine = runtime.deserialize_cuda_engine(data)
+    if engine is None:
+        found = f"plan of graph {name!r}: {tensorrt.version(trt)} cannot load it: {logger.reason}"
+        if NO_GPU.search(logger.reason):
+            raise _no_gpu(found)
+        raise BackendError(
+            found,
+            expected="a plan that this version of TensorRT built on this GPU",
+            fix="build it again on this machine: edge-cnnlstm build",
+        )
+    return Engine(trt, logger, runtime, engine)
 
 
-def _tensorrt(ahead_of_time: bool) -> ModuleType:
-    module, package = ("tensorrt_rtx", "tensorrt-rtx") if ahead_of_time else ("tensorrt", "tensorrt")
+def _parse(trt: Any, parser: Any, onnx: bytes, name: str) -> None:
+    if parser.parse(onnx):
+        return
+    problems = [parser.get_error(index) for index in range(parser.num_errors)]
+    words = "".join(f"\n    {_words(problem)}" for problem in problems)
+    raise ExportError(
+        f"graph {name!r}: the parser of {tensorrt.version(trt)} refused it:{words or ' no reason given'}",
+        expected="a graph of operators that TensorRT builds",
+        fix="change the layers that these nodes are named after, or leave them out of the export",
+    )
+
+
+def _words(problem: Any) -> str:
+    code = problem.code()
+    return f"node {problem.node_name() or '?'} ({problem.node_operator() or '?'}): {code.name}: {problem.desc()}"
+
+
+def _configure(trt: Any, config: Any, configuration: Configuration, logger: Any) -> None:
+    # What the audit reads. It describes the layers and changes none; plans of TensorRT-RTX are no larger for it.
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    # On by default, it would round what the graph says is FP32 to ten bits before each product.
+    config.clear_flag(trt.BuilderFlag.TF32)
+    if configuration.optimization_level is not None:
+        config.builder_optimization_level = configuration.optimization_level
+    limits = {
+        trt.MemoryPoolType.WORKSPACE: configuration.workspace_bytes,
+        trt.MemoryPoolType.TACTIC_DRAM: configuration.tactic_bytes,
+    }
+    for pool, limit in limits.items():
+        config.set_memory_pool_limit(pool, limit)
+        # It returns nothing: what it does not accept it logs, and keeps its default.
+        if config.get_memory_pool_limit(pool) != limit:
+            raise ConfigError(
+                f"{tensorrt.version(trt)} does not take a limit of {limit} bytes for {pool.name}: {logger.reason}",
+                expected="a limit that fits this device",
+                fix="choose another limit in the configuration",
+            )
+
+
+def _start_timing_from(trt: Any, config: Any, given: bytes | None) -> None:
+    if not _times_tactics(trt):
+        return
+    for content in dict.fromkeys((given or b"", b"")):
+        cache = config.create_timing_cache(content)
+        if cache is not None and config.set_timing_cache(cache, False):
+            return
+        log.warning("TensorRT does not take a timing cache of %d bytes: tactics are timed anew", len(content))
+
+
+def _timings(trt: Any, config: Any) -> bytes | None:
+    cache = config.get_timing_cache() if _times_tactics(trt) else None
+    serialized = None if cache is None else cache.serialize()
+    return None if serialized is None else bytes(serialized)
+
+
+def _times_tactics(trt: Any) -> bool:
+    """TensorRT-RTX chooses when it loads the plan; asked for a timing cache, it warns, and looks for a GPU."""
+    return bool(trt.__name__ == "tensorrt")
+
+
+@contextlib.contextmanager
+def _needing_a_gpu(trt: Any, logger: Any) -> Iterator[None]:
+    """TensorRT's binding raises TypeError for an object that its library does not make: it found no GPU."""
     try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise DependencyError(
-            f"cannot import {module}: {error}",
-            expected="TensorRT's Python binding",
-            fix=f"pip install {package}"
-            if ahead_of_time
-            else "on a Jetson: apt-get install python3-libnvinfer and a virtual environment with "
-            "--system-site-packages; elsewhere: build ahead of time with TensorRT-RTX",
-        ) from error
+        yield
+    except TypeError as error:
+        raise _no_gpu(f"{tensorrt.version(trt)} does not start: {logger.reason}") from error
 
 
-def _logger(trt: Any) -> Any:
-    """Return a TensorRT logger that speaks through `logging` and keeps the errors for the exception."""
-
-    class Logger(trt.ILogger):  # type: ignore[misc]  # the base class exists only once TensorRT is imported
-        def __init__(self) -> None:
-            super().__init__()
-            self.errors: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
-                self.errors.append(message)
-                log.error(message)
-            elif severity == trt.ILogger.Severity.WARNING:
-                log.warning(message)
-            else:
-                log.debug(message)
-
-    return Logger()
-
-
-def _version(trt: Any) -> str:
-    return f"{trt.__name__} {trt.__version__}"
-
-
-def _refused(trt: Any, name: str, who: str, words: str) -> ExportError:
+def _refusal(trt: Any, name: str, configuration: Configuration, reason: str) -> EdgeError:
+    found = f"graph {name!r}: the builder of {tensorrt.version(trt)} refused it: {reason}"
+    if OUT_OF_MEMORY.search(reason):
+        return BackendError(
+            f"{found} (allowed: a workspace of {configuration.workspace_bytes / MIB:,.1f} MiB, "
+            f"{configuration.tactic_bytes / MIB:,.1f} MiB to time tactics)",
+            expected="enough memory for at least one way to compute each layer",
+            fix="raise workspace_bytes; where the device itself is full, close what else fills it, or lower the batch",
+        )
+    if NO_GPU.search(reason):
+        return _no_gpu(found)
     return ExportError(
-        f"graph {name!r}: the {who} of {_version(trt)} refused it: {words or 'no reason given'}",
+        found,
         expected="a graph of operators that TensorRT builds",
         fix="change the layer that the node is named after, or leave it out of the export",
+    )
+
+
+def _no_gpu(found: str) -> BackendError:
+    return BackendError(
+        found,
+        expected="an NVIDIA GPU, and a driver that is new enough for this TensorRT",
+        fix=f"check both with nvidia-smi, on a Jetson with tegrastats; {tensorrt.AHEAD_OF_TIME}",
     )

@@ -73,7 +73,7 @@ class DeviceStep:
         self._undo = ExitStack()
         self._session = session = Session(spin=wiring.spin)
         self._undo.callback(session.close)
-        self._engine: Engine | None = None
+        self._loaded: Engine | None = None
         self._contexts: list[Any] = []
         self._marks: list[Marks] = []
         self.uses_graphs = False
@@ -143,13 +143,13 @@ class DeviceStep:
         self.state = DeviceState(session, spec.states, (writes_zero, writes_one))
         self._undo.callback(self.state.release)
 
-    def _wire(self, engine: Engine) -> None:
+    def _wire(self, loaded: Engine) -> None:
         """Tell the engine, once, where everything lies."""
-        self._engine = engine
+        self._loaded = loaded
         self._undo.callback(self._drop_engine)
-        self._check_signature(engine)
+        self._check_signature(loaded)
         for direction in DIRECTIONS:
-            context = engine.engine.create_execution_context()
+            context = loaded.engine.create_execution_context()
             if context is None:
                 raise self._refused("make an execution context")
             self._contexts.append(context)
@@ -167,7 +167,7 @@ class DeviceStep:
     def _drop_engine(self) -> None:
         """Let go of the contexts, and then of their engine: TensorRT destroys each with its last reference."""
         self._contexts.clear()
-        self._engine = None
+        self._loaded = None
 
     def _prepared(self, session: Session, *, graphs: bool) -> list[Callable[[], None]]:
         """Return the step in each direction, warmed up: as a graph, if that gives what it gives by hand."""
@@ -235,7 +235,7 @@ class DeviceStep:
         if self._marks:
             self._marks[direction].record(at, recording=recording)
 
-    def _check_signature(self, engine: Engine) -> None:
+    def _check_signature(self, loaded: Engine) -> None:
         """Raw addresses are only safe when the engine agrees about every shape and type."""
         spec = self.spec
         read = [spec.frame, *([spec.dt] if spec.dt else [])]
@@ -244,7 +244,7 @@ class DeviceStep:
         expected |= {pair.output: ("output", pair.shape, pair.dtype) for pair in spec.states}
         expected |= {output.name: ("output", output.shape, output.dtype) for output in spec.outputs}
         expected |= {WATCH: ("output", (spec.batch,), "float32")} if spec.states else {}
-        if (found := engine.tensors()) != expected:
+        if (found := loaded.tensors()) != expected:
             raise BackendError(
                 f"the engine's inputs and outputs are {found}",
                 expected=f"what the manifest says: {expected}",
@@ -252,9 +252,9 @@ class DeviceStep:
             )
 
     def _refused(self, doing: str) -> BackendError:
-        words = self._engine.last_words() if self._engine else None
+        words = self._loaded.last_words() if self._loaded else "it is closed"
         return BackendError(
-            f"TensorRT's engine could not {doing}: {words or 'no reason given'}",
+            f"TensorRT's engine could not {doing}: {words}",
             expected="TensorRT to do it",
             fix="if it speaks of memory, open fewer streams; else build the plan again: edge-cnnlstm build",
         )

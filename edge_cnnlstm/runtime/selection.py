@@ -20,7 +20,7 @@ from edge_cnnlstm.runtime.proof import prove
 
 log = logging.getLogger(__name__)
 
-BACKENDS = ("auto", "tensorrt", "onnxruntime", "openvino")
+BACKENDS = ("auto", "onnxruntime", "openvino", "tensorrt")
 DIALECTS = {
     "tensorrt": ("tensorrt", "portable"),
     "onnxruntime": ("onnxruntime", "portable"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import Counter
 from functools import cache
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from edge_cnnlstm.errors import ExportError
-from edge_cnnlstm.gpu.engine import build_plan
+from edge_cnnlstm.gpu.engine import Configuration, build_plan
 from edge_cnnlstm.training.config import PRESETS, HeadConfig, ModelConfig, preset_config
 from edge_cnnlstm.training.data.occluded_digits import HEADS
 from edge_cnnlstm.training.model import CnnLstm
@@ -199,15 +200,21 @@ def test_every_head_answers_in_every_dialect(name: str) -> None:
 
 @pytest.mark.parametrize("preset", EVERY_PRESET)
 def test_tensorrt_builds_every_precision_with_its_int8_weights_as_they_are(preset: str) -> None:
-    for name, network in lowered(preset).items():
+    networks = lowered(preset)
+    precisions = candidates(quantized_layers(quantizable(networks["fp32"])))
+    memory = ["h_next", "c_next"]
+    for name, network in networks.items():
         if name.endswith("onnxruntime"):
             continue
         graph = export_step(network)
 
         built = build(graph, name, network)
-        many = build_plan(graph.SerializeToString(), name, batch=8, ahead_of_time=True)
+        many = build_plan(graph.SerializeToString(), name, Configuration(8), watch=memory, ahead_of_time=True)
 
         assert many.layers == built.plan.layers
+        planned = Counter(built.plan.precisions.values())
+        assert planned.pop("int8", 0) == len(precisions[name].layers)
+        assert set(planned) == {precisions[name].rest}
         assert built.plan.version.startswith("tensorrt_rtx 1.")
         assert built.plan.layers > 20
         int8 = "int8" in name or "mixed" in name

@@ -18,7 +18,7 @@ from onnx import numpy_helper
 from edge_cnnlstm.bundle import format as bundle_format
 from edge_cnnlstm.bundle import golden as golden_format
 from edge_cnnlstm.errors import BackendError, ParityError
-from edge_cnnlstm.gpu.engine import build_plan
+from edge_cnnlstm.gpu.engine import Configuration, build_plan
 from edge_cnnlstm.runtime.backends.ort import OnnxRuntimeBackend
 from edge_cnnlstm.runtime.proof import prove
 from edge_cnnlstm.training.checkpoint import load_checkpoint, load_recipe_of, save_checkpoint, save_recipe
@@ -225,7 +225,7 @@ def test_a_sequence_is_told_of_every_step(name: str, networks: dict[str, CnnLstm
 @pytest.mark.parametrize("batch", [1, 8])
 def test_tensorrt_builds_a_graph_that_is_told(graphs: dict[str, onnx.ModelProto], batch: int) -> None:
     for name in ("fp32", "fp16_tensorrt", "mixed_tensorrt", "int8_tensorrt"):
-        built = build_plan(graphs[name].SerializeToString(), name, batch=batch, ahead_of_time=True)
+        built = build_plan(graphs[name].SerializeToString(), name, Configuration(batch=batch), ahead_of_time=True)
         assert built.layers > 20
 
 

@@ -1,45 +1,55 @@
 from __future__ import annotations
 
 import logging
-import sys
+import os
+import signal
+from collections.abc import Callable
+from threading import Thread
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
+from onnx import TensorProto, helper
 
-from edge_cnnlstm.errors import DependencyError, ExportError
-from edge_cnnlstm.gpu import engine
-from edge_cnnlstm.gpu.engine import build_plan
+from edge_cnnlstm.errors import BackendError, ConfigError, ExportError
+from edge_cnnlstm.gpu import engine, tensorrt
+from edge_cnnlstm.gpu.engine import Configuration, build_plan, deserialize
 
-
-def test_without_tensorrt_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "tensorrt", None)
-
-    with pytest.raises(DependencyError, match="python3-libnvinfer"):
-        build_plan(b"", "graph")
+trt = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is built for Linux only")
 
 
-@pytest.mark.parametrize("batch", [1, 8])
-def test_every_shape_is_known_once_the_batch_is(tiny_dt_onnx: bytes, batch: int) -> None:
-    trt = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is built for Linux only")
-    logger = engine._logger(trt)
-    builder = trt.Builder(logger)
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    assert trt.OnnxParser(network, logger).parse(tiny_dt_onnx)
+def interrupted() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
 
-    engine._fix_batch(network, batch)
 
-    inputs = {network.get_input(at).name: tuple(network.get_input(at).shape) for at in range(network.num_inputs)}
-    outputs = {network.get_output(at).name: tuple(network.get_output(at).shape) for at in range(network.num_outputs)}
-    assert inputs == {"frame": (batch, 8, 8, 3), "dt": (batch, 1), "h": (1, batch, 4), "c": (1, batch, 4)}
-    assert outputs == {
-        "digit_logits": (batch, 3), "target_box": (batch, 4), "target_presence": (batch, 1),
-        "h_next": (1, batch, 4), "c_next": (1, batch, 4),
-    }  # fmt: skip
-    assert build_plan(tiny_dt_onnx, "tiny", batch=batch, ahead_of_time=True).layers == network.num_layers
+def steps(onnx: bytes) -> list[tuple[str, int, int]]:
+    """What a build tells of its progress."""
+    told: list[tuple[str, int, int]] = []
+    build_plan(onnx, "tiny", ahead_of_time=True, progress=lambda *step: told.append(step))
+    return told
+
+
+def test_a_plan_says_how_it_came_to_be(tiny_onnx: bytes) -> None:
+    plan = build_plan(tiny_onnx, "tiny", ahead_of_time=True)
+    watched = build_plan(tiny_onnx, "tiny", Configuration(batch=3), watch=["h_next", "c_next"], ahead_of_time=True)
+
+    assert plan.version == f"tensorrt_rtx {trt.__version__}"
+    assert len(plan.data) > 1000
+    assert plan.timing_cache is None
+    assert len(plan.precisions) == 4
+    # Two absolute values, two sums, and one over both.
+    assert watched.layers == plan.layers + 5
+    assert watched.precisions == plan.precisions
+
+
+def test_watching_what_is_no_output_is_refused(tiny_onnx: bytes) -> None:
+    with pytest.raises(ExportError, match="'memory' is to be watched, and is not among digit_logits"):
+        build_plan(tiny_onnx, "tiny", watch=["memory"], ahead_of_time=True)
 
 
 def test_a_dimension_of_another_name_is_nobodys_to_fix(tiny_onnx: bytes) -> None:
     with pytest.raises(ExportError, match=r"(?s)'tiny'.*builder.*refused"):
-        build_plan(tiny_onnx.replace(b"batch", b"width"), "tiny", batch=8, ahead_of_time=True)
+        build_plan(tiny_onnx.replace(b"batch", b"width"), "tiny", Configuration(batch=8), ahead_of_time=True)
 
 
 @pytest.mark.parametrize("content", [b"", b"not an ONNX file", bytes(100)])
@@ -48,3 +58,239 @@ def test_what_is_not_onnx_is_refused_in_the_parsers_words(content: bytes, caplog
 
     with pytest.raises(ExportError, match=r"(?s)'broken'.*tensorrt_rtx.*refused"):
         build_plan(content, "broken", ahead_of_time=True)
+
+
+def test_every_node_that_the_parser_refuses_is_listed() -> None:
+    nodes = [
+        helper.make_node("Det", ["x"], ["y"], "determine"),
+        helper.make_node("Relu", ["y"], ["z"], "rectify"),
+        helper.make_node("Unheard", ["z"], ["w"], "listen"),
+    ]
+    tensors = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 2, 2]) for name in "xw")
+    graph = helper.make_graph(nodes, "refused", *([tensor] for tensor in tensors))
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+    with pytest.raises(ExportError) as caught:
+        build_plan(model.SerializeToString(), "refused", ahead_of_time=True)
+
+    listed = [line.strip() for line in caught.value.found.splitlines()[1:]]
+    assert [line.partition(":")[0] for line in listed] == ["node determine (Det)", "node listen (Unheard)"]
+    assert "UNSUPPORTED_NODE" in listed[0]
+    assert "Plugin not found" in listed[1]
+
+
+def test_too_little_memory_says_how_much_was_allowed(tiny_onnx: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.ERROR, logger="edge_cnnlstm.gpu")
+
+    with pytest.raises(
+        BackendError, match=r"(?s)workspace limit.*2,048\.0 MiB to time tactics.*raise workspace"
+    ) as caught:
+        build_plan(tiny_onnx, "tiny", Configuration(workspace_bytes=1), ahead_of_time=True)
+
+    assert caplog.records[0].message in caught.value.found
+
+
+def test_a_gpu_that_fails_is_not_the_graphs_fault() -> None:
+    reason = (
+        "IBuilder::buildSerializedNetwork: Error Code 1: Cuda Runtime (cudaError 35: driver version is insufficient)"
+    )
+
+    refusal = engine._refusal(trt, "tiny", Configuration(), reason)
+
+    assert isinstance(refusal, BackendError)
+    assert "NVIDIA GPU" in refusal.expected
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"batch": 0}, {"workspace_bytes": 0}, {"tactic_bytes": 0}, {"tactic_bytes": 3 << 20}, {"tactic_bytes": 1 << 10},
+        {"optimization_level": -1}, {"optimization_level": 6},
+    ],
+)  # fmt: skip
+def test_a_configuration_that_tensorrt_would_refuse_is_refused(change: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match="expected"):
+        Configuration(**change)
+
+
+def test_a_limit_that_tensorrt_does_not_take_is_not_passed_over() -> None:
+    logger = tensorrt.logger(trt)
+    config = trt.Builder(logger).create_builder_config()
+    logger.errors.clear()
+    unchecked: Any = SimpleNamespace(workspace_bytes=1 << 20, tactic_bytes=3 << 20, optimization_level=None)
+
+    with pytest.raises(
+        ConfigError, match=r"(?s)does not take a limit of 3145728 bytes for TACTIC_DRAM.*Parameter check"
+    ):
+        engine._configure(trt, config, unchecked, logger)
+
+
+def test_the_builder_is_told_all_that_is_configured() -> None:
+    logger = tensorrt.logger(trt)
+    config = trt.Builder(logger).create_builder_config()
+
+    engine._configure(trt, config, Configuration(1, 3 << 20, 4 << 20, optimization_level=5), logger)
+
+    assert config.builder_optimization_level == 5
+    assert config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE) == 3 << 20
+    assert config.get_memory_pool_limit(trt.MemoryPoolType.TACTIC_DRAM) == 4 << 20
+    assert config.profiling_verbosity == trt.ProfilingVerbosity.DETAILED
+    assert not config.get_flag(trt.BuilderFlag.TF32)
+
+
+def test_a_configuration_is_described_by_all_that_it_holds() -> None:
+    assert Configuration().describe() == (
+        "batch 1, workspace 1073741824, tactics 2147483648, optimization default, recipe 1"
+    )
+    others = [Configuration(2), Configuration(1, 1 << 20), Configuration(tactic_bytes=1 << 30)]
+    others += [Configuration(optimization_level=level) for level in range(6)]
+    assert len({configuration.describe() for configuration in [Configuration(), *others]}) == 10
+
+
+def test_progress_is_told_phase_by_phase(tiny_onnx: bytes) -> None:
+    told = steps(tiny_onnx)
+
+    assert len(told) > 50
+    assert len({phase for phase, _, _ in told}) > 3
+    assert all(0 <= done <= total for _, done, total in told)
+    first, _, total = told[0]
+    whole = [done for phase, done, _ in told if phase == first]
+    assert whole == list(range(total + 1))
+
+
+def test_what_progress_raises_cancels_the_build_and_comes_out(
+    tiny_onnx: bytes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    told: list[str] = []
+    failure = OSError("the terminal is gone")
+
+    def tell(phase: str, _done: int, _total: int) -> None:
+        told.append(phase)
+        if len(told) == 20:
+            raise failure
+
+    with pytest.raises(OSError, match="the terminal is gone") as caught:
+        build_plan(tiny_onnx, "tiny", ahead_of_time=True, progress=tell)
+
+    assert caught.value is failure
+    assert len(told) == 20
+    assert "Exception caught" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("moment", [1, 2, 40])
+def test_ctrl_c_cancels_the_build_and_is_raised_once_tensorrt_is_back(
+    tiny_onnx: bytes, moment: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before, told = signal.getsignal(signal.SIGINT), []
+
+    def tell(phase: str, _done: int, _total: int) -> None:
+        told.append(phase)
+        if len(told) == moment:
+            interrupted()
+
+    with pytest.raises(KeyboardInterrupt):
+        build_plan(tiny_onnx, "tiny", ahead_of_time=True, progress=tell)
+
+    assert len(told) < len(steps(tiny_onnx)) / 2
+    assert signal.getsignal(signal.SIGINT) is before
+    assert "Exception caught" not in capfd.readouterr().err
+
+
+def test_ctrl_c_while_tensorrt_logs_is_not_lost(tiny_onnx: bytes, capfd: pytest.CaptureFixture[str]) -> None:
+    class Interrupting(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            logger.removeHandler(self)
+            interrupted()
+
+    logger = logging.getLogger("edge_cnnlstm.gpu.tensorrt")
+    level = logger.level
+    logger.setLevel(logging.DEBUG)
+    logger.addHandler(Interrupting())
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            build_plan(tiny_onnx, "tiny", ahead_of_time=True)
+    finally:
+        logger.setLevel(level)
+
+    assert "Exception caught" not in capfd.readouterr().err
+
+
+def test_a_build_beside_another_still_says_why_it_failed(tiny_onnx: bytes) -> None:
+    logger = tensorrt.logger(trt)
+    beside = trt.Builder(logger)
+
+    with pytest.raises(BackendError, match="workspace limit"):
+        build_plan(tiny_onnx, "tiny", Configuration(workspace_bytes=1), ahead_of_time=True)
+
+    assert beside is not None
+
+
+def test_another_thread_than_the_main_one_builds_too(tiny_onnx: bytes) -> None:
+    plans: list[engine.Plan] = []
+
+    thread = Thread(target=lambda: plans.append(build_plan(tiny_onnx, "tiny", ahead_of_time=True)))
+    thread.start()
+    thread.join()
+
+    assert len(plans) == 1
+
+
+class Timings:
+    """Stands in for a builder configuration of TensorRT, which times tactics: TensorRT-RTX does not."""
+
+    def __init__(self, accepts: Callable[[bytes], bool]) -> None:
+        self.accepts, self.cache = accepts, None
+
+    def create_timing_cache(self, content: bytes) -> Any:
+        return SimpleNamespace(content=content, serialize=lambda: content + b" and more")
+
+    def set_timing_cache(self, cache: Any, ignore_mismatch: bool) -> bool:
+        assert not ignore_mismatch
+        self.cache = cache if self.accepts(cache.content) else self.cache
+        return self.accepts(cache.content)
+
+    def get_timing_cache(self) -> Any:
+        return self.cache
+
+
+@pytest.mark.parametrize(
+    ("given", "accepts", "kept", "warnings"),
+    [
+        (b"old", lambda content: True, b"old and more", 0),
+        (None, lambda content: True, b" and more", 0),
+        (b"of another GPU", lambda content: not content, b" and more", 1),
+        (b"of another GPU", lambda content: False, None, 2),
+    ],
+)
+def test_a_timing_cache_is_replayed_or_begun_anew(
+    given: bytes | None,
+    accepts: Callable[[bytes], bool],
+    kept: bytes | None,
+    warnings: int,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    there, config = SimpleNamespace(__name__="tensorrt"), Timings(accepts)
+
+    engine._start_timing_from(there, config, given)
+
+    assert engine._timings(there, config) == kept
+    assert len(caplog.records) == warnings
+
+
+@pytest.mark.parametrize("cut", [slice(0), slice(64), slice(1000), slice(-100), slice(100, None)])
+def test_a_damaged_plan_is_refused_in_tensorrts_words(tiny_onnx: bytes, cut: slice) -> None:
+    plan = build_plan(tiny_onnx, "tiny", ahead_of_time=True)
+
+    with pytest.raises(BackendError, match=r"(?s)'tiny'.*cannot load it: .*Error Code.*build it again on this machine"):
+        deserialize(plan.data[cut], "tiny", trt)
+
+
+def test_a_tensorrt_that_does_not_start_says_that_it_needs_a_gpu() -> None:
+    def refuse(_logger: Any) -> None:
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    blind: Any = ModuleType("tensorrt")
+    blind.__version__, blind.ILogger, blind.Runtime = "10.3.0", trt.ILogger, refuse
+
+    with pytest.raises(BackendError, match=r"(?s)tensorrt 10\.3\.0 does not start.*NVIDIA GPU.*--ahead-of-time"):
+        deserialize(b"plan", "tiny", blind)

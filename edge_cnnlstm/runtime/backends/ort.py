@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,8 @@ QUANTIZES_FP16_SINCE = (1, 30)
 FATAL = 4
 """Of ONNX Runtime's log levels: what it refuses is raised, and need not be printed too."""
 
+CPU = "CPUExecutionProvider"
+
 
 def quantizes_fp16() -> bool:
     """Return whether this ONNX Runtime computes the TensorRT dialect right."""
@@ -39,13 +41,30 @@ def open_session(graph: bytes, *, threads: int = 1, optimize: bool = True, batch
     where it cannot, because two operators share them, they are multiplied as FP32. Raises BackendError when ONNX
     Runtime refuses the graph.
     """
+
+    def attempt(entries: Mapping[str, str]) -> Any:
+        return create_session(graph, [CPU], entries, threads=threads, optimize=optimize, batch=batch)
+
     try:
-        return _session(graph, threads, optimize, batch, {"session.x64quantprecision": "1"})
+        return attempt({"session.x64quantprecision": "1"})
     except BackendError:
-        return _session(graph, threads, optimize, batch, {"session.disable_quant_qdq": "1"})
+        return attempt({"session.disable_quant_qdq": "1"})
 
 
-def _session(graph: bytes, threads: int, optimize: bool, batch: int, entries: Mapping[str, str]) -> Any:
+def create_session(
+    graph: bytes,
+    providers: Sequence[str | tuple[str, Mapping[str, str]]],
+    entries: Mapping[str, str],
+    *,
+    threads: int = 1,
+    optimize: bool = True,
+    batch: int = 1,
+) -> Any:
+    """Load a graph into ONNX Runtime, for so many streams, on the first of the providers that can run each node.
+
+    A provider may come with its options; `entries` configure the session. Raises BackendError when ONNX Runtime refuses
+    the graph.
+    """
     ort = load_onnxruntime()
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -59,7 +78,8 @@ def _session(graph: bytes, threads: int, optimize: bool, batch: int, entries: Ma
     for name, value in entries.items():
         options.add_session_config_entry(name, value)
     try:
-        return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        # Without the last argument it would try again on the CPU, and say so on standard output.
+        return ort.InferenceSession(graph, options, providers=list(providers), enable_fallback=0)
     except Exception as error:  # pybind raises a dozen unrelated types, RuntimeError among them
         raise BackendError(
             f"ONNX Runtime {ort.__version__} refused the graph: {error}",
@@ -81,7 +101,7 @@ class OnnxRuntimeBackend:
     def __init__(self, graph: bytes, spec: ModelSpec, *, threads: int = 1, optimize: bool = True) -> None:
         self.spec = spec
         self._session = open_session(graph, threads=threads, optimize=optimize, batch=spec.batch)
-        _check_signature(self._session, spec)
+        check_signature(self._session, spec)
         self.frames: Pixels = np.zeros(spec.frame.shape, np.uint8)
         self.dt = np.zeros((spec.batch, 1), np.float32)
         self.state = RecurrentState(spec.states)
@@ -100,11 +120,7 @@ class OnnxRuntimeBackend:
         try:
             self._session.run_with_iobinding(self._bindings[self.state.side])
         except Exception as error:  # pybind raises a dozen unrelated types, RuntimeError among them
-            raise BackendError(
-                f"ONNX Runtime failed during a step: {error}",
-                expected="every step to succeed",
-                fix="the state is as it was before this frame: reset the stream or go on with the next frame",
-            ) from error
+            raise failed_step(error) from error
 
     def close(self) -> None:
         self._bindings.clear()
@@ -113,23 +129,33 @@ class OnnxRuntimeBackend:
 
     def _bind(self, *, reads: int, writes: int) -> Any:
         binding = self._session.io_binding()
-        _address(binding.bind_input, self.spec.frame.name, self.frames)
+        bind_array(binding.bind_input, self.spec.frame.name, self.frames)
         if self.spec.dt is not None:
-            _address(binding.bind_input, self.spec.dt.name, self.dt)
+            bind_array(binding.bind_input, self.spec.dt.name, self.dt)
         for name, buffer in self._outputs.items():
-            _address(binding.bind_output, name, buffer)
+            bind_array(binding.bind_output, name, buffer)
         for pair in self.spec.states:
-            _address(binding.bind_input, pair.input, self.state.buffers(reads)[pair.input])
-            _address(binding.bind_output, pair.output, self.state.buffers(writes)[pair.input])
+            bind_array(binding.bind_input, pair.input, self.state.buffers(reads)[pair.input])
+            bind_array(binding.bind_output, pair.output, self.state.buffers(writes)[pair.input])
         return binding
 
 
-def _address(bind: Any, name: str, buffer: NDArray[np.generic]) -> None:
+def failed_step(error: Exception) -> BackendError:
+    """Return what a step that failed raises."""
+    return BackendError(
+        f"ONNX Runtime failed during a step: {error}",
+        expected="every step to succeed",
+        fix="the state is as it was before this frame: reset the stream or go on with the next frame",
+    )
+
+
+def bind_array(bind: Any, name: str, buffer: NDArray[np.generic]) -> None:
+    """Bind an array of the host by its address; the caller keeps it alive."""
     bind(name, "cpu", 0, buffer.dtype, buffer.shape, buffer.ctypes.data)
 
 
-def _check_signature(session: Any, spec: ModelSpec) -> None:
-    """Raw addresses are only safe when the graph agrees about every shape and type."""
+def check_signature(session: Any, spec: ModelSpec) -> None:
+    """Raise BackendError unless a graph agrees about every shape and type: only then are raw addresses safe."""
     types = {"uint8": "tensor(uint8)", "float32": "tensor(float)"}
     expected = {spec.frame.name: (spec.frame.shape, types[spec.frame.dtype])}
     expected |= {spec.dt.name: (spec.dt.shape, types[spec.dt.dtype])} if spec.dt else {}
