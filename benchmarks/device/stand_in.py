@@ -36,7 +36,7 @@ class StandIn:
     def __init__(self, network: Network) -> None:
         self.network = network
         self.driver = load_bindings()
-        self.words: str | None = None
+        self.words = "no reason given"
         try:
             self._module = Held(_call("cuModuleLoadData", compiled()), "cuModuleUnload")
             self.kernels = [_call("cuModuleGetFunction", self._module.handle, name.encode()) for name in KERNELS]
@@ -62,8 +62,8 @@ class StandIn:
         """Return direction, shape and dtype of everything that a step reads and writes, by name."""
         return self.network.tensors()
 
-    def last_words(self) -> str | None:
-        """Return what CUDA said last of what it refused."""
+    def last_words(self) -> str:
+        """Return what CUDA said of what it refused last."""
         return self.words
 
     def create_execution_context(self) -> Context | None:
