@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU: tests/gpu/run.sh RESULTS [BUNDLE [CHECKPOINT]]
-# ROUNDS of the benchmark, 2 by default, take two minutes each. What one part cannot do does not keep the other from its turn; RESULTS has what both said.
+# ROUNDS of the benchmark, 2 by default, take two minutes each.
+# What one part cannot do does not keep the other from its turn; RESULTS has what both said.
 set -uo pipefail
 results=$(realpath -m "$1") bundle=${2:+$(realpath "$2")} checkpoint=${3:+$(realpath "$3")}
 cd "$(dirname "$0")/../.." || exit
