@@ -17,6 +17,7 @@ from rich.table import Table
 from benchmarks import machine
 from benchmarks.agreement.command import agreement
 from benchmarks.bundle import identity
+from benchmarks.device.command import device
 from benchmarks.engines.command import engines
 from benchmarks.latency import SAMPLES_FOR_P99, SCHEMA_VERSION, WARM_UP_FRAMES, Advance, Case, Plan, Result, percentile
 from benchmarks.latency import run as run_latency
@@ -45,6 +46,7 @@ def benchmarks() -> None:
 
 
 app.command()(agreement)
+app.command()(device)
 app.command()(engines)
 app.command()(memory)
 app.command()(runtime)

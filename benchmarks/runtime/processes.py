@@ -13,17 +13,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edge_cnnlstm.errors import BackendError
+from edge_cnnlstm.errors import BackendError, EdgeError
 
 ROOT = Path(__file__).parents[2]
 
 
 def measure(name: str, *arguments: object) -> dict[str, Any]:
-    """Run a module of this package and return what it answers.
+    """Run a module of this package, or another's by its full name, and return what it answers.
 
     Raises BackendError with its last words when it fails.
     """
-    return run([sys.executable, "-m", f"benchmarks.runtime.{name}", *map(str, arguments)])
+    module = name if name.startswith("benchmarks.") else f"benchmarks.runtime.{name}"
+    return run([sys.executable, "-m", module, *map(str, arguments)])
 
 
 def run(command: list[str]) -> dict[str, Any]:
@@ -43,12 +44,15 @@ def run(command: list[str]) -> dict[str, Any]:
 def answer(main: Callable[..., dict[str, Any]]) -> None:
     """Be the program: call `main` with the words of the command line, and print what it returns.
 
-    What engines print on stdout goes to stderr.
+    What engines print on stdout goes to stderr. The last words of a program that an EdgeError ends are what was found.
     """
     out = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     with contextlib.closing(out):
-        out.write(json.dumps(main(*sys.argv[1:])) + "\n")
+        try:
+            out.write(json.dumps(main(*sys.argv[1:])) + "\n")
+        except EdgeError as error:
+            sys.exit(" ".join(error.found.split()))
 
 
 def resident_bytes() -> int:
