@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 NON_BLOCKING = 1
 """CU_STREAM_NON_BLOCKING, which PyCUDA does not name: never wait for what others do on the default stream."""
+AT_ONCE, AT_EXIT, FOR_EVER = 0.0, 1.0, -1.0
+"""Seconds, as a lock takes them."""
 _LOOKING = threading.Lock()
 """Two threads that look for the GPU at once must find the same one."""
 
@@ -65,7 +67,8 @@ class Gpu:
         self.driver = driver
         self.generation = 0
         """Grows with every reset: what was made before one is gone."""
-        self.is_resetting = False
+        self.patience = AT_ONCE
+        """Seconds for which a thread waits to enter a session in which another is."""
         self._lock = threading.Lock()
         self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
         self._lent: list[tuple[weakref.ref[NDArray[Any]], Any]] = []
@@ -131,13 +134,13 @@ class Gpu:
     def _nobody_inside(self) -> Iterator[None]:
         """Hold every session's door shut: what is inside uses addresses that the next context will give away anew."""
         with contextlib.ExitStack() as doors:
-            self.is_resetting = True
+            self.patience = FOR_EVER
             try:
                 for session in list(self._sessions):
                     doors.enter_context(session.door)
                 yield
             finally:
-                self.is_resetting = False
+                self.patience = AT_ONCE
 
     def _release(self) -> None:
         """Give the context up; PyCUDA then leaves alone what was made in it."""
@@ -153,12 +156,16 @@ class Gpu:
             self._lent.clear()
 
     def _at_exit(self) -> None:
+        # A daemon thread that is inside PyCUDA when the interpreter ends takes the process with it.
+        self.patience = AT_EXIT
         try:
             for session in list(self._sessions):
                 session.close()
-            self._release()
+            # The context takes page-locked arrays with it, into which a daemon thread may be writing.
+            if not any(thread.daemon for thread in threading.enumerate()):
+                self._release()
         except ThreadError:
-            pass  # a thread that the interpreter does not wait for is inside: the system cleans up after both
+            pass  # it is stuck inside: the system cleans up after both
         except (BackendError, self.driver.Error) as error:
             log.warning("the GPU was not left in order: %s", error)
 
@@ -257,8 +264,8 @@ class Session:
         if self._holder == threading.get_ident():
             self._depth += 1
             return self
-        # A reset holds every door for a moment; any other thread behind one is there to stay.
-        if not self.door.acquire(blocking=False) and not (self._gpu.is_resetting and self.door.acquire()):
+        # A reset holds every door for a moment, and says so before; any other thread behind one is there to stay.
+        if not self.door.acquire(blocking=False) and not self.door.acquire(timeout=self._gpu.patience):
             raise self._occupied()
         try:
             self._check_living()
