@@ -10,7 +10,7 @@ export PATH=/usr/local/cuda/bin:$PATH PYTHONPATH=$PWD PYTHONUNBUFFERED=1 OMP_NUM
 
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
 # The packages there need not be those that are pinned: what they deprecate is no failure.
-timeout 240 python3 -m pytest -q -W default --durations 5 -p no:cacheprovider tests/gpu/test_on_gpu.py 2>&1 | tee "$results/tests.log"
+timeout 240 python3 -m pytest -q -W default --durations 5 -p no:cacheprovider tests/gpu/test_on_gpu.py tests/gpu/test_ort_on_gpu.py 2>&1 | tee "$results/tests.log"
 tests=$?
 [[ -z $bundle ]] && exit $tests
 timeout 340 python3 -m benchmarks device "$bundle" ${checkpoint:+--checkpoint "$checkpoint"} --rounds "${ROUNDS:-2}" \

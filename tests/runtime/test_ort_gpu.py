@@ -3,7 +3,6 @@ from __future__ import annotations
 import gc
 import weakref
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ from edge_cnnlstm.runtime.backends.ort_gpu import (
 from edge_cnnlstm.runtime.proof import prove
 from edge_cnnlstm.spec import ModelSpec, TensorSpec
 from tests.conftest import tiny_frames
-from tests.runtime.backend_contract import BackendContract, assert_close, assert_same, copied
+from tests.runtime.backend_contract import BackendContract, assert_same, copied
 from tests.runtime.batch_contract import STREAMS, BatchContract
 from tests.runtime.doubles import for_streams
 
@@ -41,13 +40,6 @@ GPU_BACKENDS: list[tuple[type[Any], str]] = [(OnnxRuntimeCudaBackend, CUDA), (On
 
 def on_the_cpu(graph: bytes, spec: ModelSpec, *, captured: bool = False) -> OnnxRuntimeDeviceBackend:
     return OnnxRuntimeDeviceBackend(open_session(graph, batch=spec.batch), spec, "cpu", captured=captured)
-
-
-def on_the_gpu(backend: Callable[..., Backend], *arguments: Any, **options: Any) -> Backend:
-    try:
-        return backend(*arguments, **options)
-    except DependencyError as missing:
-        pytest.skip(missing.found)
 
 
 def finds_a_gpu() -> bool:
@@ -76,61 +68,6 @@ class TestOnTheCpuForSeveral(BatchContract):
 class TestOnTheCpuForSeveralOfADynamicGraph(BatchContract):
     def backend(self, streams: int) -> Backend:
         return on_the_cpu(self.onnx, self.spec.batched(streams))
-
-
-@pytest.mark.gpu
-class TestCuda(BackendContract):
-    def backend(self) -> Backend:
-        return on_the_gpu(OnnxRuntimeCudaBackend, self.onnx, self.spec)
-
-
-@pytest.mark.gpu
-class TestCudaGraphs(BackendContract):
-    def backend(self) -> Backend:
-        return on_the_gpu(OnnxRuntimeCudaBackend, self.onnx, self.spec, graphs=True)
-
-
-@pytest.mark.gpu
-class TestTensorrt(BackendContract):
-    tolerance = 2e-3
-    """TensorRT may compute FP32 layers in TF32, and ONNX Runtime has no option against it."""
-
-    def backend(self) -> Backend:
-        return on_the_gpu(OnnxRuntimeTensorrtBackend, self.onnx, self.spec)
-
-
-@pytest.mark.gpu
-class TestCudaForSeveral(BatchContract):
-    def backend(self, streams: int) -> Backend:
-        return on_the_gpu(OnnxRuntimeCudaBackend, self.onnx, self.spec.batched(streams))
-
-
-@pytest.mark.gpu
-class TestTensorrtForSeveral(BatchContract):
-    tolerance = 2e-3
-
-    def backend(self, streams: int) -> Backend:
-        return on_the_gpu(OnnxRuntimeTensorrtBackend, self.onnx, self.spec.batched(streams))
-
-
-@pytest.mark.gpu
-def test_cuda_graphs_answer_as_single_launches_do(tiny_onnx: bytes, tiny_spec: ModelSpec) -> None:
-    replayed = on_the_gpu(OnnxRuntimeCudaBackend, tiny_onnx, tiny_spec, graphs=True)
-    launched = on_the_gpu(OnnxRuntimeCudaBackend, tiny_onnx, tiny_spec)
-    for pixels in tiny_frames(200, seed=5):
-        assert_close(advance(replayed, pixels), advance(launched, pixels), 1e-6)
-    assert_close(replayed.state.snapshot(), launched.state.snapshot(), 1e-6)
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("backend", [OnnxRuntimeCudaBackend, OnnxRuntimeTensorrtBackend])
-def test_ten_thousand_steps_on_the_gpu_follow_the_cpu(
-    tiny_onnx: bytes, tiny_spec: ModelSpec, backend: type[Any]
-) -> None:
-    engine, reference = on_the_gpu(backend, tiny_onnx, tiny_spec), OnnxRuntimeBackend(tiny_onnx, tiny_spec)
-    tolerance = 1e-5 if backend is OnnxRuntimeCudaBackend else 2e-3
-    for pixels in tiny_frames(10_000, seed=6):
-        assert_close(advance(engine, pixels), advance(reference, pixels), tolerance)
 
 
 @pytest.mark.parametrize("captured", [False, True])

@@ -23,10 +23,11 @@ def is_installed(name: str) -> bool:
         return False
 
 
-pytestmark = pytest.mark.skipif(
-    double.compiler() is None or not is_installed("pycuda") or not is_installed("cuda.bindings"),
-    reason="needs a C compiler, pycuda and cuda-bindings: tests/gpu/driver/build.sh installs them without a GPU",
-)
+if double.compiler() is None or not is_installed("pycuda") or not is_installed("cuda.bindings"):
+    pytest.skip(
+        "needs a C compiler, pycuda and cuda-bindings: tests/gpu/driver/build.sh installs them without a GPU",
+        allow_module_level=True,
+    )
 
 BEGIN = """
 import ctypes, gc, sys, threading, warnings
