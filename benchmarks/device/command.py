@@ -82,7 +82,7 @@ def device(
     report["machine"]["load_after"] = machine.load_average()
     shown = figures(measured, found["engine"], transfer, [*peers.TORCH, *peers.ONNX_RUNTIME])
     report |= {
-        "figures": [figure.document() for figure in shown],
+        "ratios": [figure.document() for figure in shown],
         "cases": {name: summary(answers) | _copied(answers) for name, answers in measured.items()},
         "missing": missing,
         "order": order,
