@@ -14,6 +14,7 @@
     ├── FrameError         a frame that the network was not made for; the state is untouched
     ├── BackendError       an engine that failed to load or to run; the state is untouched
     │   ├── PoisonError    an answer or a memory that holds NaN or infinity; the memory was emptied
+    │   ├── PlanError      a plan that TensorRT does not load: of another version or GPU, or damaged
     │   ├── DeviceMemoryError  a GPU with too little memory for this
     │   └── ContextLostError   a GPU whose context died; the engine was built anew, the memory is empty
     ├── ThreadError        a stream used by two threads at once; nothing was changed
@@ -93,6 +94,10 @@ class BackendError(EdgeError):
 
 class PoisonError(BackendError):
     """An answer or a memory that holds NaN or infinity; the memory was emptied, and the next frame starts anew."""
+
+
+class PlanError(BackendError):
+    """A plan that TensorRT does not load: built by another version or for another GPU, or damaged."""
 
 
 class DeviceMemoryError(BackendError):

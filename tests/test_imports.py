@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-HEAVY = ["torch", "onnx", "cv2", "onnxruntime", "tensorrt", "tensorrt_rtx", "pycuda", "pynvml", "lightning", "modelopt"]
+HEAVY = [
+    *("torch", "onnx", "cv2", "onnxruntime", "tensorrt", "tensorrt_rtx", "pycuda", "cuda", "pynvml", "lightning"),
+    "modelopt",
+]
 
 FLOORS = {
     "edge_cnnlstm/errors.py": set[str](),

@@ -38,6 +38,7 @@ def build(
             help="With TensorRT-RTX, which needs no GPU: proves that TensorRT's parser and builder take the graphs.",
         ),
     ] = False,
+    again: Annotated[bool, typer.Option("--again", help="Build even what the cache has.")] = False,
     destination: Annotated[
         Path | None,
         typer.Option("-o", "--output", metavar="PLAN", help="Write the plan of one graph here, not into the cache."),
@@ -60,7 +61,7 @@ def build(
     if not ahead_of_time:
         cuda.describe()
     tensorrt.load(ahead_of_time)
-    order = _Order(bundle, configuration, ahead_of_time, destination)
+    order = _Order(bundle, configuration, ahead_of_time, again, destination)
     done = [order.carry_out(each) for each in graphs]
     if ahead_of_time and any(done):
         output.print(
@@ -77,6 +78,7 @@ class _Order:
     bundle: Bundle
     configuration: Configuration
     ahead_of_time: bool
+    again: bool
     destination: Path | None
 
     def carry_out(self, graph: Graph) -> bool:
@@ -92,7 +94,7 @@ class _Order:
     def _plan(self, graph: Graph) -> StoredPlan:
         if not self.ahead_of_time and self.destination is None:
             with building(graph.name) as progress:
-                return plan_on_device(self.bundle, graph, self.configuration, progress)
+                return plan_on_device(self.bundle, graph, self.configuration, progress, again=self.again)
         with building(graph.name) as progress:
             plan = build_plan(
                 self.bundle.graph(graph.name),

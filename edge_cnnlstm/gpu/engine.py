@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edge_cnnlstm.errors import BackendError, ConfigError, EdgeError, ExportError
+from edge_cnnlstm.errors import BackendError, ConfigError, EdgeError, ExportError, PlanError
 from edge_cnnlstm.gpu import tensorrt
 from edge_cnnlstm.gpu.network import fix_batch, precisions, watch_outputs
 from edge_cnnlstm.gpu.progress import Progress, monitor
@@ -179,8 +179,8 @@ def build_plan(
 def deserialize(data: bytes, name: str, trt: Any) -> Engine:
     """Load a plan that this very TensorRT built on this very GPU; its context is the caller's to make current first.
 
-    A plan is code: only load what was built here. Raises BackendError with TensorRT's own words when it is of another
-    version or GPU, damaged, or when there is no GPU.
+    A plan is code: only load what was built here. Raises PlanError with TensorRT's own words when it is of another
+    version or GPU, or damaged, and BackendError when there is no GPU.
     """
     logger = tensorrt.logger(trt)
     logger.errors.clear()
@@ -192,10 +192,10 @@ def deserialize(data: bytes, name: str, trt: Any) -> Engine:
         found = f"plan of graph {name!r}: {tensorrt.version(trt)} cannot load it: {logger.reason}"
         if NO_GPU.search(logger.reason):
             raise _no_gpu(found)
-        raise BackendError(
+        raise PlanError(
             found,
             expected="a plan that this version of TensorRT built on this GPU",
-            fix="build it again on this machine: edge-cnnlstm build",
+            fix="build it again on this machine: edge-cnnlstm build --again",
         )
     return Engine(trt, logger, runtime, engine)
 

@@ -153,19 +153,21 @@ def plan_for(
     trt: Any,
     device: Device,
     progress: Progress | None = None,
+    again: bool = False,
     folder: Path | None = None,
 ) -> StoredPlan:
     """Return the plan of a graph for this device: the one that was kept, or a new one, which is then kept.
 
     `digest` is the graph's SHA-256 in hexadecimal; `configuration`, `watch` and `progress` are as in `build_plan`;
     `trt` is the TensorRT that is to run the plan. Where no optimization level is asked for, a plan that was built by
-    hand in whatever level serves, the highest first. A disk that is full or cannot be written costs a warning, not the
-    plan. Raises ConfigError when others can write the folder, and whatever `build_plan` raises.
+    hand in whatever level serves, the highest first. `again` takes none, and replaces the one that was kept. A disk
+    that is full or cannot be written costs a warning, not the plan. Raises ConfigError when others can write the
+    folder, and whatever `build_plan` raises.
     """
     cache = PlanCache(folder)
-    for each in _levels(configuration):
-        key = key_of(digest, each, watch=watch, trt=trt, device=device)
-        found = cache.find(key)
+    key, why = key_of(digest, configuration, watch=watch, trt=trt, device=device), "it is to be built again"
+    for each in () if again else _levels(configuration):
+        found = cache.find(key_of(digest, each, watch=watch, trt=trt, device=device))
         if isinstance(found, StoredPlan):
             return found
         why = found.reason

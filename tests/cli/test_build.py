@@ -132,6 +132,10 @@ def test_on_the_device_the_first_build_is_kept_and_the_next_takes_it(tiny_bundle
     assert first.exit_code == second.exit_code == 0, first.output + second.output
     assert first.stdout.endswith(f"s, never built here, in {file}\n")
     assert second.stdout.endswith(f"s, from the cache, in {file}\n")
+    before = file.stat().st_ino
+    again = edge("build", tiny_bundle, "--again")
+    assert again.stdout.endswith(f"s, it is to be built again, in {file}\n")
+    assert file.stat().st_ino != before
     assert first.stdout.partition(" s, ")[0] == second.stdout.partition(" s, ")[0]
 
     other = edge("build", tiny_bundle, "--optimization-level", "0")

@@ -18,8 +18,19 @@ from edge_cnnlstm.bundle import golden
 from edge_cnnlstm.bundle.format import Bundle
 from edge_cnnlstm.bundle.golden import Golden
 from edge_cnnlstm.bundle.manifest import Graph, Manifest, Plan
-from edge_cnnlstm.errors import BackendError, ConfigError, DependencyError, DeviceMemoryError, EdgeError, ExportError
+from edge_cnnlstm.errors import (
+    BackendError,
+    ConfigError,
+    DependencyError,
+    DeviceMemoryError,
+    EdgeError,
+    ExportError,
+    PlanError,
+)
+from edge_cnnlstm.gpu import plans
+from edge_cnnlstm.gpu.plans import StoredPlan
 from edge_cnnlstm.runtime import selection
+from edge_cnnlstm.runtime.backends import trt
 from edge_cnnlstm.runtime.backends.base import Arrays
 from edge_cnnlstm.runtime.backends.ort import OnnxRuntimeBackend
 from edge_cnnlstm.runtime.selection import tensorrt_graphs
@@ -198,6 +209,37 @@ def test_without_a_gpu_tensorrt_says_what_is_missing_and_how_to_get_it(bundled: 
         pytest.skip("a GPU and TensorRT are here")
     with pytest.raises(DependencyError, match=r"(?s)cannot import|CUDA finds no GPU.*to fix: .*pip install|nvidia-smi"):
         edge_cnnlstm.open(bundled(INT8, FP32), backend="tensorrt")
+
+
+@pytest.mark.parametrize("built_just_now", [False, True])
+def test_a_kept_plan_that_no_longer_loads_is_built_anew_once(
+    bundled: Bundled, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, built_just_now: bool
+) -> None:
+    bundle, asked = bundle_format.read(bundled(INT8)), list[bool]()
+
+    def plan_on_device(*_: object, again: bool = False) -> StoredPlan:
+        asked.append(again)
+        plan = plans.Plan(b"new" if again else b"old", 1.0, "tensorrt 10.3.0", 3, {}, None)
+        return StoredPlan(plan, None, "it is to be built again" if again or built_just_now else None)
+
+    def backend(load: Any, *_: object) -> bytes:
+        data: bytes = load.args[0]
+        if data == b"old":
+            raise PlanError("another version", expected="this one", fix="build again")
+        return data
+
+    monkeypatch.setattr(trt, "plan_on_device", plan_on_device)
+    monkeypatch.setattr(trt, "TensorRtBackend", backend)
+    monkeypatch.setattr(trt.tensorrt, "load", lambda: None)
+
+    if built_just_now:
+        with pytest.raises(PlanError):
+            trt.open_tensorrt(bundle, INT8, 1)
+        assert asked == [False]
+    else:
+        assert trt.open_tensorrt(bundle, INT8, 1) == b"new"
+        assert asked == [False, True]
+        assert "graph 'int8': the plan that was kept serves no more: another version" in caplog.text
 
 
 def test_a_group_is_opened_for_all_its_streams_at_once(gpu: Gpu, bundled: Bundled) -> None:

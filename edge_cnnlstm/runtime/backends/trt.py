@@ -8,7 +8,7 @@ from functools import partial
 
 from edge_cnnlstm.bundle.format import Bundle
 from edge_cnnlstm.bundle.manifest import Graph
-from edge_cnnlstm.errors import BackendError, ClosedError, ContextLostError, EdgeError
+from edge_cnnlstm.errors import BackendError, ClosedError, ContextLostError, EdgeError, PlanError
 from edge_cnnlstm.gpu import cuda, tensorrt
 from edge_cnnlstm.gpu.engine import Configuration, Engine, deserialize
 from edge_cnnlstm.gpu.plans import StoredPlan, plan_for
@@ -134,11 +134,16 @@ def missing_for_tensorrt() -> str | None:
 
 
 def plan_on_device(
-    bundle: Bundle, graph: Graph, configuration: Configuration, progress: Progress | None = None
+    bundle: Bundle,
+    graph: Graph,
+    configuration: Configuration,
+    progress: Progress | None = None,
+    *,
+    again: bool = False,
 ) -> StoredPlan:
     """Return the plan of one of a bundle's graphs for this device: from its cache, or built for it now and kept.
 
-    Raises DependencyError without TensorRT, PyCUDA or a GPU, and what `plan_for` does.
+    `again` builds it in any case. Raises DependencyError without TensorRT, PyCUDA or a GPU, and what `plan_for` does.
     """
     device, trt = cuda.describe(), tensorrt.load()
     return plan_for(
@@ -150,6 +155,7 @@ def plan_on_device(
         trt=trt,
         device=device,
         progress=progress,
+        again=again,
     )
 
 
@@ -161,7 +167,20 @@ def watched(bundle: Bundle) -> list[str]:
 def open_tensorrt(
     bundle: Bundle, graph: Graph, streams: int, wiring: Wiring = AS_FOUND, *, progress: Progress | None = None
 ) -> TensorRtBackend:
-    """Load one of a bundle's graphs for so many streams; raises what `plan_on_device` and `TensorRtBackend` do."""
-    plan = plan_on_device(bundle, graph, Configuration(batch=streams), progress)
-    load = partial(deserialize, plan.data, graph.name, tensorrt.load())
-    return TensorRtBackend(load, bundle.manifest.model.batched(streams), wiring)
+    """Load one of a bundle's graphs for so many streams; raises what `plan_on_device` and `TensorRtBackend` do.
+
+    A plan that was kept, and that TensorRT does not load any more, is built anew.
+    """
+    configuration, spec = Configuration(batch=streams), bundle.manifest.model.batched(streams)
+
+    def load(plan: StoredPlan) -> TensorRtBackend:
+        return TensorRtBackend(partial(deserialize, plan.data, graph.name, tensorrt.load()), spec, wiring)
+
+    plan = plan_on_device(bundle, graph, configuration, progress)
+    try:
+        return load(plan)
+    except PlanError as error:
+        if plan.why is not None:
+            raise
+        log.warning("graph %r: the plan that was kept serves no more: %s", graph.name, error.found)
+    return load(plan_on_device(bundle, graph, configuration, progress, again=True))
