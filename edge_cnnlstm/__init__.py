@@ -19,18 +19,22 @@ from edge_cnnlstm.errors import (
     CheckpointError,
     ClosedError,
     ConfigError,
+    ContextLostError,
     DataError,
     DependencyError,
+    DeviceMemoryError,
     EdgeError,
     ExportError,
     FrameError,
     ParityError,
+    PlanError,
     PoisonError,
     SinkError,
     SourceError,
     ThreadError,
 )
 from edge_cnnlstm.runtime.cameras import Cameras
+from edge_cnnlstm.runtime.device_step import Wiring
 from edge_cnnlstm.runtime.fit import Fit
 from edge_cnnlstm.runtime.frame import Frame
 from edge_cnnlstm.runtime.group import StreamGroup
@@ -56,8 +60,10 @@ __all__ = [
     "Classification",
     "ClosedError",
     "ConfigError",
+    "ContextLostError",
     "DataError",
     "DependencyError",
+    "DeviceMemoryError",
     "EdgeError",
     "ExportError",
     "Fit",
@@ -65,6 +71,7 @@ __all__ = [
     "FrameError",
     "ParityError",
     "Pipeline",
+    "PlanError",
     "PoisonError",
     "Prediction",
     "Realtime",
@@ -76,6 +83,7 @@ __all__ = [
     "StreamGroup",
     "ThreadError",
     "Track",
+    "Wiring",
     "__version__",
     "camera",
     "open",

@@ -6,7 +6,7 @@ import math
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
@@ -18,9 +18,11 @@ from edge_cnnlstm.cli.course import Course, follow
 from edge_cnnlstm.cli.outputs import Outputs
 from edge_cnnlstm.errors import ConfigError
 from edge_cnnlstm.runtime.account import Settings, account
+from edge_cnnlstm.runtime.device_step import Transfer, Wiring
 from edge_cnnlstm.runtime.opening import open_stream
 from edge_cnnlstm.runtime.pipeline import Pipeline
 from edge_cnnlstm.runtime.realtime import OFF, Realtime
+from edge_cnnlstm.runtime.selection import DIALECTS
 from edge_cnnlstm.runtime.sources import open_source
 from edge_cnnlstm.runtime.sources.base import First, Pace
 from edge_cnnlstm.spec import StateRules
@@ -56,12 +58,17 @@ def run(
         bool, typer.Option("--realtime", help="Do what it takes to be on time, and say what it costs.")
     ] = False,
     backend: Annotated[
-        str, typer.Option(help="auto (TensorRT where it is, else the fastest here), tensorrt, onnxruntime or openvino.")
+        str, typer.Option(help=f"auto: TensorRT where it is, else the fastest here; or {', '.join(DIALECTS)}.")
     ] = "auto",
     strict: Annotated[
         bool,
         typer.Option("--strict", help="Fail rather than fall back to a graph quantized less, or to the processor."),
     ] = False,
+    transfer: Annotated[
+        str, typer.Option(help="How frames reach a GPU: auto, mapped (it reads them in place) or copied.")
+    ] = "auto",
+    graphs: Annotated[bool, typer.Option("--graphs/--no-graphs", help="A step on a GPU is one launch.")] = True,
+    spin: Annotated[bool, typer.Option("--spin/--no-spin", help="Wait for a GPU by looking, not asleep.")] = True,
     graph: Annotated[str | None, typer.Option(help="One of the bundle's graphs, see `inspect`.")] = None,
     threads: Annotated[int, typer.Option(help="Processor cores that one step may use.")] = 1,
     json: Annotated[
@@ -100,6 +107,7 @@ def run(
                     deadline_ms=deadline_ms,
                     rules=rules,
                     strict=strict,
+                    wiring=Wiring(cast("Transfer", transfer), graphs=graphs, spin=spin),
                     progress=progress,
                 )
             )

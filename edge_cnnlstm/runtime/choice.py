@@ -143,7 +143,8 @@ def _remember(key: str, speeds: Speeds) -> None:
     try:
         file = _file()
         # Plans are kept in it too, and only if others cannot write it, which some umasks would let them.
-        file.parent.mkdir(0o700, parents=True, exist_ok=True)
+        for folder in (*reversed(file.parent.parents), file.parent):
+            folder.mkdir(0o700, exist_ok=True)
         temporary = file.with_name(f".{file.name}.{os.getpid()}")
         try:
             temporary.write_text(json.dumps(_remembered() | {key: speeds}, indent=1) + "\n")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from edge_cnnlstm.errors import ConfigError
 from edge_cnnlstm.gpu.progress import Progress
+from edge_cnnlstm.runtime.device_step import AS_FOUND, Wiring
 from edge_cnnlstm.runtime.group import StreamGroup
 from edge_cnnlstm.runtime.selection import proven_engine
 from edge_cnnlstm.runtime.stream import Stream
@@ -21,6 +22,7 @@ def open_stream(
     deadline_ms: float | None = None,
     rules: StateRules | None = None,
     strict: bool = False,
+    wiring: Wiring = AS_FOUND,
     progress: Progress | None = None,
 ) -> Stream:
     """Open a bundle: verify it, load the graph that the backend is fast in, prove the engine, warm up, reset.
@@ -31,12 +33,14 @@ def open_stream(
     reproduce the bundle's golden rollout, graphs that are quantized less are tried, and the processor at last, each
     with a warning that says why; `strict` raises that error instead. `graph` names one of the bundle's graphs, and no
     other is tried; `threads` is the number of cores one step may use; `deadline_ms` is the age at which a prediction
-    counts as late; `rules` replace the bundle's for when memory is emptied; `progress` is told how far a build is.
-    Raises BundleError for a damaged bundle, ConfigError for an unknown backend, DependencyError when what it needs is
-    missing, and BackendError when the engine does not reproduce the bundle's golden rollout. The caller closes the
-    stream.
+    counts as late; `rules` replace the bundle's for when memory is emptied; `wiring` is how frames reach a GPU;
+    `progress` is told how far a build is. Raises BundleError for a damaged bundle, ConfigError for an unknown backend,
+    DependencyError when what it needs is missing, and BackendError when the engine does not reproduce the bundle's
+    golden rollout. The caller closes the stream.
     """
-    found = proven_engine(path, backend, graph, threads=threads, streams=1, strict=strict, progress=progress)
+    found = proven_engine(
+        path, backend, graph, threads=threads, streams=1, strict=strict, wiring=wiring, progress=progress
+    )
     return Stream(
         found.engine,
         deadline_ms=deadline_ms,
@@ -57,10 +61,13 @@ def open_group(
     deadline_ms: float | None = None,
     rules: StateRules | None = None,
     strict: bool = False,
+    wiring: Wiring = AS_FOUND,
     progress: Progress | None = None,
 ) -> StreamGroup:
     """Open a bundle for up to `slots` streams that are stepped together; the rest is as `open_stream` has it."""
     if not isinstance(slots, int) or slots < 1:
         raise ConfigError(f"{slots!r} slots", expected="a whole number of at least 1", fix="change slots")
-    found = proven_engine(path, backend, graph, threads=threads, streams=slots, strict=strict, progress=progress)
+    found = proven_engine(
+        path, backend, graph, threads=threads, streams=slots, strict=strict, wiring=wiring, progress=progress
+    )
     return StreamGroup(found.engine, deadline_ms=deadline_ms, rules=rules)

@@ -69,7 +69,8 @@ def prove(backend: Backend, golden: Golden, expected: Arrays, tolerance: float) 
             f"{backend.name} strays from the golden rollout by {found.largest:.3g}, most in {found.worst!r}",
             expected=f"at most {tolerance:.3g}",
             fix="this engine does not compute what was trained, on this machine: choose another backend or graph, "
-            "and report it with the output of `edge-cnnlstm verify`",
+            "build a TensorRT plan again (`edge-cnnlstm build --again`), or report it with the output of "
+            "`edge-cnnlstm verify`",
         )
     return found
 

@@ -19,6 +19,7 @@ from edge_cnnlstm.runtime.backends.ort import OnnxRuntimeBackend
 from edge_cnnlstm.runtime.backends.ort_gpu import OnnxRuntimeCudaBackend, OnnxRuntimeTensorrtBackend
 from edge_cnnlstm.runtime.backends.ov import OpenVinoBackend
 from edge_cnnlstm.runtime.backends.trt import missing_for_tensorrt, open_tensorrt
+from edge_cnnlstm.runtime.device_step import AS_FOUND, Wiring
 from edge_cnnlstm.runtime.proof import prove
 
 log = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ def proven_engine(
     threads: int,
     streams: int,
     strict: bool,
+    wiring: Wiring = AS_FOUND,
     progress: Progress | None = None,
 ) -> Proven:
     """Return the first engine that loads and reproduces the golden rollout; arguments and errors as `open_stream` has.
@@ -64,12 +66,12 @@ def proven_engine(
         raise ConfigError(f"{threads!r} threads", expected="a whole number of at least 1", fix="change threads")
     bundle = bundle_format.read(path)
     manifest, passed_over = bundle.manifest, list[str]()
-    load = partial(load_engine, bundle, threads=threads, streams=streams, progress=progress)
+    load = partial(load_engine, bundle, threads=threads, streams=streams, wiring=wiring, progress=progress)
     named = manifest.graph(graph) if graph else None
-    for each in _for_tensorrt(manifest, backend, named, passed_over):
+    for each in _for_tensorrt(manifest, backend, named, passed_over, strict=strict):
         try:
             return _proven(load, bundle, each, "tensorrt", passed_over)
-        except (BackendError, ExportError) as error:  # noqa: PERF203 - a handful of graphs, once
+        except (BackendError, ExportError, ConfigError) as error:  # noqa: PERF203 - a handful of graphs, once
             if strict or (named and backend == "tensorrt"):
                 raise
             log.warning("not taking graph %r in TensorRT: %s", each.name, error)
@@ -88,6 +90,7 @@ def load_engine(
     *,
     threads: int = 1,
     streams: int = 1,
+    wiring: Wiring = AS_FOUND,
     progress: Progress | None = None,
 ) -> Backend:
     """Load one of a bundle's graphs into an engine, for so many streams at once; `progress` hears of TensorRT's build.
@@ -95,7 +98,7 @@ def load_engine(
     TensorRT's dialect runs node by node in ONNX Runtime, as written: what its optimizer makes of it strays far.
     """
     if backend == "tensorrt":
-        return open_tensorrt(bundle, graph, streams, progress=progress)
+        return open_tensorrt(bundle, graph, streams, wiring, progress=progress)
     spec, data = bundle.manifest.model.batched(streams), bundle.graph(graph.name)
     if backend == "openvino":
         return OpenVinoBackend(data, spec, threads=threads)
@@ -146,13 +149,17 @@ def sound_graphs(manifest: Manifest) -> list[Graph]:
     return [preferred, *(graph for graph in others if graph.dialect in DIALECTS["onnxruntime"])]
 
 
-def _for_tensorrt(manifest: Manifest, backend: str, named: Graph | None, passed_over: list[str]) -> Iterator[Graph]:
+def _for_tensorrt(
+    manifest: Manifest, backend: str, named: Graph | None, passed_over: list[str], *, strict: bool
+) -> Iterator[Graph]:
     """Yield what to try in TensorRT; nothing if that was not asked for, or is not here and need not be."""
     if backend not in ("auto", "tensorrt"):
         return
     if backend == "auto" and (missing := missing_for_tensorrt()) is not None:
+        if strict:
+            raise missing
         log.info("not taking TensorRT: %s", missing)
-        passed_over.append(f"TensorRT: {missing}")
+        passed_over.append(f"TensorRT: {missing.found}")
         return
     if named is not None:
         yield from [named] if named.dialect in DIALECTS["tensorrt"] or backend == "tensorrt" else []

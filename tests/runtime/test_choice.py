@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
 import subprocess
 from collections.abc import Callable
@@ -209,3 +210,14 @@ def test_opening_for_the_first_time_measures_in_processes_of_its_own(
         assert set(speeds) == {"onnxruntime tiny", "openvino tiny"}
         assert min(speeds, key=speeds.__getitem__) == f"{stream.backend.name} tiny"
     assert stream.digest == bundle_format.read(tiny_bundle).manifest.members["graphs/tiny.onnx"].sha256
+
+
+def test_no_folder_on_the_way_is_left_open_to_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home" / "cache"))
+    before = os.umask(0o002)
+    try:
+        choice._remember("key", {"onnxruntime tiny": 1.0})
+    finally:
+        os.umask(before)
+    made = tmp_path / "home", tmp_path / "home" / "cache", tmp_path / "home" / "cache" / "edge-cnnlstm"
+    assert [oct(folder.stat().st_mode & 0o777) for folder in made] == ["0o700"] * 3

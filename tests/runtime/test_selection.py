@@ -33,6 +33,7 @@ from edge_cnnlstm.runtime import selection
 from edge_cnnlstm.runtime.backends import trt
 from edge_cnnlstm.runtime.backends.base import Arrays
 from edge_cnnlstm.runtime.backends.ort import OnnxRuntimeBackend
+from edge_cnnlstm.runtime.device_step import Wiring
 from edge_cnnlstm.runtime.selection import tensorrt_graphs
 
 INT8, MIXED, FP16 = (
@@ -61,7 +62,7 @@ class Gpu:
     tried: list[str] = field(default_factory=list)
     engines: list[Any] = field(default_factory=list)
 
-    def open(self, bundle: Bundle, graph: Graph, streams: int, *, progress: Any) -> OnnxRuntimeBackend:
+    def open(self, bundle: Bundle, graph: Graph, streams: int, wiring: Wiring, *, progress: Any) -> OnnxRuntimeBackend:
         self.tried.append(graph.name)
         fate = self.fate.get(graph.name, OnnxRuntimeBackend)
         if isinstance(fate, EdgeError):
@@ -198,10 +199,28 @@ def test_without_a_gpu_auto_takes_the_processor_and_says_why(
     bundled: Bundled, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(selection, "missing_for_tensorrt", lambda: "cannot import PyCUDA")
+    missing = DependencyError("cannot import PyCUDA", expected="PyCUDA", fix="install it")
+    monkeypatch.setattr(selection, "missing_for_tensorrt", lambda: missing)
     with edge_cnnlstm.open(bundled(INT8, FP32)) as stream:
         assert stream.backend.name in ("onnxruntime", "openvino")
         assert stream.passed_over == ("TensorRT: cannot import PyCUDA",)
+    with pytest.raises(DependencyError, match="install it"):
+        edge_cnnlstm.open(bundled(INT8, FP32), strict=True)
+
+
+def test_a_cache_that_others_can_write_costs_tensorrt_and_not_the_stream(gpu: Gpu, bundled: Bundled) -> None:
+    refused = ConfigError("others can write the cache", expected="nobody else", fix="chmod go-w it")
+    gpu.fate = {"int8": refused, "fp32": refused}
+    with edge_cnnlstm.open(bundled(INT8, FP32)) as stream:
+        assert stream.backend.name == "onnxruntime"
+        assert "others can write the cache" in stream.passed_over[0]
+    with pytest.raises(ConfigError, match="chmod"):
+        edge_cnnlstm.open(bundled(INT8, FP32), strict=True)
+
+
+def test_a_transfer_that_does_not_exist_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"transfer 'beamed'\n  expected: one of auto, mapped, copied"):
+        Wiring("beamed")  # type: ignore[arg-type]  # what a command line may hand over
 
 
 def test_without_a_gpu_tensorrt_says_what_is_missing_and_how_to_get_it(bundled: Bundled) -> None:
@@ -222,7 +241,7 @@ def test_a_kept_plan_that_no_longer_loads_is_built_anew_once(
         plan = plans.Plan(b"new" if again else b"old", 1.0, "tensorrt 10.3.0", 3, {}, None)
         return StoredPlan(plan, None, "it is to be built again" if again or built_just_now else None)
 
-    def backend(load: Any, *_: object) -> bytes:
+    def backend(load: Any, *_: object, check: object) -> bytes:
         data: bytes = load.args[0]
         if data == b"old":
             raise PlanError("another version", expected="this one", fix="build again")

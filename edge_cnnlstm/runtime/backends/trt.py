@@ -13,9 +13,11 @@ from edge_cnnlstm.gpu import cuda, tensorrt
 from edge_cnnlstm.gpu.engine import Configuration, Engine, deserialize
 from edge_cnnlstm.gpu.plans import StoredPlan, plan_for
 from edge_cnnlstm.gpu.progress import Progress
-from edge_cnnlstm.runtime.backends.base import Arrays
+from edge_cnnlstm.runtime.backends.base import Arrays, Backend
 from edge_cnnlstm.runtime.device_step import AS_FOUND, DeviceStep, Wiring
 from edge_cnnlstm.runtime.device_times import DeviceTimes
+from edge_cnnlstm.runtime.optional import is_installed
+from edge_cnnlstm.runtime.proof import prove
 from edge_cnnlstm.spec import ModelSpec
 
 log = logging.getLogger(__name__)
@@ -31,14 +33,23 @@ class TensorRtBackend:
 
     Any thread may use it, one at a time: ThreadError else. When the GPU's context dies under a step, everything is
     built anew, once, and ContextLostError is raised for that frame: then the memory is empty, and `frames` and `dt` are
-    other buffers. The second time it is a BackendError, and the process had better end. Raises BackendError for an
-    engine that is not what `spec` says, and DeviceMemoryError when it does not fit.
+    other buffers. `check` is called with the backend before it serves again, and raises BackendError if it should not.
+    The second time it is a BackendError, and the process had better end. Raises BackendError for an engine that is not
+    what `spec` says, and DeviceMemoryError when it does not fit.
     """
 
     name = "tensorrt"
 
-    def __init__(self, load: Callable[[], Engine], spec: ModelSpec, wiring: Wiring = AS_FOUND) -> None:
+    def __init__(
+        self,
+        load: Callable[[], Engine],
+        spec: ModelSpec,
+        wiring: Wiring = AS_FOUND,
+        *,
+        check: Callable[[Backend], object] | None = None,
+    ) -> None:
         self.spec = spec
+        self._check = check
         self._make = partial(DeviceStep, load, spec, wiring)
         self._was_lost = False
         self._closed = False
@@ -109,13 +120,16 @@ class TensorRtBackend:
         try:
             self._step.revive()
             self._take(self._make())
+            self._closed = False
+            if self._check is not None:
+                self._check(self)
         except EdgeError as failure:
+            self.close()
             return BackendError(
                 f"the GPU's context died under a step ({error.found}), and nothing new could be built: {failure.found}",
                 expected="a GPU that comes back",
                 fix="restart the process",
             )
-        self._closed = False
         return ContextLostError(
             f"the GPU's context died under a step: {error.found}",
             expected="every step to succeed",
@@ -123,13 +137,14 @@ class TensorRtBackend:
         )
 
 
-def missing_for_tensorrt() -> str | None:
-    """Return what this machine lacks for TensorRT, None when nothing."""
+def missing_for_tensorrt() -> EdgeError | None:
+    """Return the error that says what this machine lacks for TensorRT, None when nothing."""
     try:
+        if is_installed("pycuda"):
+            tensorrt.load()  # before a context is made on the GPU for nothing
         cuda.describe()
-        tensorrt.load()
     except EdgeError as error:
-        return error.found
+        return error
     return None
 
 
@@ -172,9 +187,12 @@ def open_tensorrt(
     A plan that was kept, and that TensorRT does not load any more, is built anew.
     """
     configuration, spec = Configuration(batch=streams), bundle.manifest.model.batched(streams)
+    expected = bundle.golden.expected[graph.name]
+    check = partial(prove, golden=bundle.golden, expected=expected, tolerance=graph.tolerance)
 
     def load(plan: StoredPlan) -> TensorRtBackend:
-        return TensorRtBackend(partial(deserialize, plan.data, graph.name, tensorrt.load()), spec, wiring)
+        engine = partial(deserialize, plan.data, graph.name, tensorrt.load())
+        return TensorRtBackend(engine, spec, wiring, check=check)
 
     plan = plan_on_device(bundle, graph, configuration, progress)
     try:
