@@ -79,6 +79,10 @@ class Entry(ctypes.Structure):
         return bytes(self.text).decode().removesuffix("_v2")
 
 
+_NAMES: dict[str, bytes] = {}
+"""The journal points to them."""
+
+
 @dataclass(frozen=True)
 class Double:
     """The loaded stand-in; `library` has the driver's own functions as well."""
@@ -120,6 +124,11 @@ class Double:
         """The call that was made to fail last, since that was ordered."""
         name = self.library.double_failed()
         return name and bytes(name).decode().removesuffix("_v2")
+
+    def foreign(self, name: str, *, needs_context: bool) -> int:
+        """Make a call of a library that stands on the driver; its result."""
+        known = _NAMES.setdefault(name, name.encode())
+        return int(self.library.double_foreign(known, int(needs_context)))
 
     def leave_out(self, nth: int, kind: int) -> None:
         """Leave all work of a kind out of the n-th graph that is instantiated from now on."""

@@ -92,7 +92,7 @@ enum { PAGE = 4096, STACK = 256, JOURNAL = 1 << 17 };
 struct CUctx_st {
     bool alive, mourned;
     unsigned retained;
-    uint64_t streams, events, execs;
+    uint64_t streams, events, graphs, execs;
 };
 
 typedef enum { ON_DEVICE, PAGE_LOCKED, REGISTERED } Place;
@@ -158,8 +158,10 @@ struct CUevent_st {
     size_t mark;
 };
 
+/* No document says what becomes of a graph without its context: here both kinds go with it. */
 struct CUgraph_st {
     bool alive;
+    CUcontext owner;
     Sequence nodes;
 };
 
@@ -707,17 +709,18 @@ static void drop_blocks(CUcontext context) {
 
 static void end_context(CUcontext context) {
     /* A dead context frees nothing; page-locked memory stays for as long as anyone holds its array. */
-    uint64_t left = driver.counters.allocations + context->streams + context->events + context->execs;
+    uint64_t left = driver.counters.allocations + context->streams + context->events + context->graphs + context->execs;
     if (driver.broken == SUCCESS && left > driver.stuck)
-        complain("the context ended with %lu blocks of memory, %lu streams, %lu events and %lu executable graphs",
+        complain("the context ended with %lu blocks of memory, %lu streams, %lu events and %lu graphs",
                  (unsigned long)driver.counters.allocations, (unsigned long)context->streams,
-                 (unsigned long)context->events, (unsigned long)context->execs);
+                 (unsigned long)context->events, (unsigned long)(context->graphs + context->execs));
     context->alive = false;
     drop_streams(context);
     drop_blocks(context);
     driver.counters.contexts--;
     driver.counters.streams -= context->streams;
     driver.counters.events -= context->events;
+    driver.counters.graphs -= context->graphs;
     driver.counters.execs -= context->execs;
     driver.endings++;
     driver.broken = SUCCESS;
@@ -917,15 +920,21 @@ static CUresult elapsed(float *milliseconds, CUevent start, CUevent stop) {
 
 static CUgraph new_graph(void) {
     CUgraph graph = calloc(1, sizeof *graph);
-    graph->alive = true;
+    *graph = (struct CUgraph_st){.alive = true, .owner = current()};
     driver.counters.graphs++;
+    current()->graphs++;
     return graph;
 }
 
+static bool is_graph(CUgraph graph) {
+    return graph && graph->alive && graph->owner->alive;
+}
+
 static CUresult destroy_graph(CUgraph graph) {
-    REQUIRE(graph && graph->alive, ERROR_INVALID_VALUE);
+    REQUIRE(is_graph(graph), ERROR_INVALID_VALUE);
     clear(&graph->nodes);
     graph->alive = false;
+    graph->owner->graphs--;
     driver.counters.graphs--;
     return SUCCESS;
 }
@@ -981,7 +990,7 @@ static CUresult tell_capture(CUstream stream, CUstreamCaptureStatus *status, cuu
 }
 
 static CUresult instantiate(CUgraphExec *exec, CUgraph graph) {
-    REQUIRE(exec && graph && graph->alive, ERROR_INVALID_VALUE);
+    REQUIRE(exec && is_graph(graph), ERROR_INVALID_VALUE);
     *exec = calloc(1, sizeof **exec);
     **exec = (struct CUgraphExec_st){.alive = true, .owner = current()};
     bool gap = driver.gap.countdown && --driver.gap.countdown == 0;
@@ -993,7 +1002,6 @@ static CUresult instantiate(CUgraphExec *exec, CUgraph graph) {
     return SUCCESS;
 }
 
-/* It goes with the context that it was made in. */
 static bool launchable(CUgraphExec exec) {
     return exec && exec->alive && exec->owner->alive;
 }
@@ -1015,7 +1023,7 @@ static CUresult destroy_exec(CUgraphExec exec) {
 }
 
 static CUresult list_nodes(CUgraph graph, CUgraphNode *nodes, size_t *count) {
-    REQUIRE(graph && graph->alive, ERROR_INVALID_VALUE);
+    REQUIRE(is_graph(graph), ERROR_INVALID_VALUE);
     size_t room = nodes ? *count : 0;
     for (Work *node = graph->nodes.first; node && room; node = node->next, room--)
         *nodes++ = node;

@@ -373,7 +373,7 @@ def test_the_end_of_a_context_takes_everything_with_it_and_says_so(driver: Drive
     driver.cuDevicePrimaryCtxRelease_v2(0)
 
     assert driver.double.counters().alive == {}
-    assert "1 blocks of memory, 1 streams, 1 events and 0 executable graphs" in driver.double.complaint
+    assert "1 blocks of memory, 1 streams, 1 events and 0 graphs" in driver.double.complaint
 
 
 def test_freeing_what_work_still_waits_to_use_is_told(driver: Driver) -> None:
