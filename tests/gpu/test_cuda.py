@@ -518,4 +518,5 @@ def test_a_gpu_that_does_not_come_back_is_an_error_until_it_does(double: Double,
         Session()
     double.forget()
     session.revive()
+    assert "cuCtxPopCurrent" not in double.calls()  # it would be somebody else's by now
     live_once()

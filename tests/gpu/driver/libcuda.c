@@ -241,7 +241,7 @@ static void write_down(const char *name, const void *subject) {
 static bool fits(const char *pattern, const char *name) {
     char plain[64];
     size_t length = strlen(name);
-    bool versioned = length > 3 && name[length - 3] == '_' && name[length - 2] == 'v';
+    bool versioned = strncmp(name, "cu", 2) == 0 && length > 3 && name[length - 3] == '_' && name[length - 2] == 'v';
     snprintf(plain, sizeof plain, "%.*s", (int)(versioned ? length - 3 : length), name);
     return fnmatch(pattern, plain, 0) == 0;
 }
