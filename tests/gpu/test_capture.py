@@ -103,7 +103,7 @@ def test_what_may_not_be_recorded_spoils_the_recording_and_nothing_else(
     double: Double, session: Session, memory: DeviceMemory, what: str
 ) -> None:
     alive = double.alive()
-    with pytest.raises(BackendError, match="stream is capturing|error during capture"):
+    with pytest.raises(BackendError, match=r"stream is capturing|error during capture"):
         Graph(session.handle, lambda: FORBIDDEN[what](session) and None)
     assert double.alive() == alive
     assert not session.is_lost()

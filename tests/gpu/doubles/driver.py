@@ -525,8 +525,10 @@ class Driver:
     @call
     def cuEventElapsedTime(self, begin: int, end: int) -> float:
         events = self._get(begin, Event), self._get(end, Event)
-        if any(event.captured or event.flags & DISABLE_TIMING for event in events):
+        if any(event.flags & DISABLE_TIMING for event in events):
             raise Refused(CUresult.CUDA_ERROR_INVALID_HANDLE)
+        if any(event.captured for event in events):
+            raise Refused(CUresult.CUDA_ERROR_CAPTURED_EVENT)
         if any(event.pending for event in events):
             raise Refused(CUresult.CUDA_ERROR_NOT_READY)
         first, last = (event.at_ns for event in events)

@@ -9,9 +9,9 @@ names (tests/gpu/driver/README.md); what it and PyCUDA say on standard error are
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
 import sys
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
@@ -75,7 +75,7 @@ class Ground:
     def on_device(self, address: int, nbytes: int) -> Bytes:
         if not self._double.library.double_is_on_device(address, nbytes):
             raise Refused(CUresult.CUDA_ERROR_ILLEGAL_ADDRESS)
-        return np.frombuffer((ctypes.c_uint8 * nbytes).from_address(address), np.uint8)
+        return np.frombuffer(memoryview((ctypes.c_uint8 * nbytes).from_address(address)), np.uint8)
 
     def complain(self, words: str) -> None:
         say(f"{STAND_IN}{words}")
@@ -103,12 +103,12 @@ class RealDouble:
 
     def install(self, put: Callable[[str, Any], None]) -> None:
         """Let the stand-in be as nobody had used it."""
-        import cuda.bindings.driver
         import pycuda.driver
 
         self._put = put
         self._pycuda = pycuda.driver
-        while self.pushed():  # by whoever failed
+        self._double.forget()
+        if self.pushed():  # by a test that failed
             with suppress(self._pycuda.Error):
                 self._pycuda.Context.pop()
         self._double.restart()
@@ -151,7 +151,7 @@ class RealDouble:
     def complaints(self) -> list[str]:
         lines = self._heard()[self._from :].decode().splitlines()
         found = [f"misuse: {line.removeprefix(STAND_IN)}" for line in lines if line.startswith(STAND_IN)]
-        follows = [line for warning, line in zip(lines, lines[1:], strict=False) if warning.startswith(CLEAN_UP)]
+        follows = [line for warning, line in itertools.pairwise(lines) if warning.startswith(CLEAN_UP)]
         found += [f"clean-up: {line}" for line in follows]
         found += [f"leak: {line}" for line in lines if line.endswith(LEAK)]
         if pageable := self._double.counters().pageable_copies:
@@ -190,21 +190,21 @@ class Ear:
     """Hears what goes to standard error, and says it aloud afterwards."""
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile()
+        self._file = os.memfd_create("heard")
         self._aloud = os.dup(2)
-        os.dup2(self._file.fileno(), 2)
+        os.dup2(self._file, 2)
         self._heard: bytes | None = None
 
     def heard(self) -> bytes:
         if self._heard is not None:
             return self._heard
-        return os.pread(self._file.fileno(), os.fstat(self._file.fileno()).st_size, 0)
+        return os.pread(self._file, os.fstat(self._file).st_size, 0)
 
     def close(self) -> None:
         self._heard = self.heard()
         os.dup2(self._aloud, 2)
         os.close(self._aloud)
-        self._file.close()
+        os.close(self._file)
         os.write(2, self._heard)
 
 

@@ -45,9 +45,14 @@ class Ground(Protocol):
     """A double of the driver, as an engine sees it."""
 
     execution_contexts: int
-    lives: int
-    """How many contexts of the GPU have gone."""
-    was_reset: bool
+
+    @property
+    def lives(self) -> int:
+        """How many contexts of the GPU have gone."""
+
+    @property
+    def was_reset(self) -> bool:
+        """Whether one of them was."""
 
     def foreign(self, name: str) -> AbstractContextManager[None]:
         """Let an engine make a call of its own; raises Refused."""
@@ -57,7 +62,7 @@ class Ground(Protocol):
 
     def is_recording(self, handle: int) -> bool: ...
 
-    def cuStreamSynchronize(self, handle: int) -> None: ...
+    def cuStreamSynchronize(self, handle: int) -> None: ...  # noqa: N802 - the name is CUDA's
 
     def on_device(self, address: int, nbytes: int) -> Bytes:
         """Return what the GPU sees there; raises Refused where that is not its own."""

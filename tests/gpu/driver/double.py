@@ -115,8 +115,8 @@ class Double:
     def fail(self, pattern: str, result: int, nth: int = 1, *, for_ever: bool = False) -> None:
         """Let the n-th call that fits the pattern fail with the result (a CUresult), and all later ones if for ever.
 
-        The pattern is a shell's and is held against names without a version (`cuMem*Alloc*`); `execute` is each piece
-        of work as it runs, whose failure makes every later call fail. One fault at a time.
+        The pattern is a shell's and is held against names without a version (`cuMem*Alloc*`); `execute` is each copy,
+        fill or host function as it runs, whose failure makes every later call fail. One fault at a time.
         """
         self.library.double_fail(pattern.encode(), nth, result, int(for_ever))
 

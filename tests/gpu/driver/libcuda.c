@@ -910,6 +910,7 @@ static CUresult query_event(CUevent event) {
 static CUresult elapsed(float *milliseconds, CUevent start, CUevent stop) {
     REQUIRE(usable(start) && usable(stop), ERROR_INVALID_HANDLE);
     REQUIRE(!((start->flags | stop->flags) & DISABLE_TIMING), ERROR_INVALID_HANDLE);
+    REQUIRE(!start->capture && !stop->capture, ERROR_CAPTURED_EVENT);
     REQUIRE(start->ticket && stop->ticket, ERROR_INVALID_HANDLE);
     REQUIRE(finished(start) && finished(stop), ERROR_NOT_READY);
     *milliseconds = (float)((double)stop->nanoseconds - (double)start->nanoseconds) * 1e-6f;
