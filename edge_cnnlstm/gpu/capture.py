@@ -109,13 +109,15 @@ class Marks:
             _checked("destroy an event", answer)
 
 
-def reset_primary_context() -> None:
+def reset_primary_context(*, is_current: bool) -> None:
     """Destroy the primary context of the first GPU, with everything in it, for everyone in this process.
 
-    To be called once PyCUDA has detached it.
+    To be called once PyCUDA has detached it; `is_current` says that it did so just now, in this thread.
     """
     driver = load_bindings()
-    driver.cuCtxPopCurrent()  # PyCUDA leaves current what it detaches
+    # PyCUDA leaves current what it detaches; at the second try if need be, it may have been that one call.
+    if is_current and int(driver.cuCtxPopCurrent()[0]):
+        driver.cuCtxPopCurrent()
     device = _checked("find the GPU", driver.cuDeviceGet(0))
     _checked("reset the GPU's context", driver.cuDevicePrimaryCtxReset(device))
 

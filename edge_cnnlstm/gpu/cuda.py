@@ -118,9 +118,10 @@ class Gpu:
                 return
             load_bindings()  # before anything is given up
             with self._nobody_inside():
+                is_current = self.context is not None
                 try:
                     self._release()
-                    reset_primary_context()
+                    reset_primary_context(is_current=is_current)
                     self.context = self._handle.retain_primary_context()
                 except self.driver.Error as error:
                     raise BackendError(

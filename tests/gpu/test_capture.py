@@ -103,7 +103,7 @@ def test_what_may_not_be_recorded_spoils_the_recording_and_nothing_else(
     double: Double, session: Session, memory: DeviceMemory, what: str
 ) -> None:
     alive = double.alive()
-    with pytest.raises(BackendError, match="stream capture"):
+    with pytest.raises(BackendError, match=r"stream is capturing|error during capture"):
         Graph(session.handle, lambda: FORBIDDEN[what](session) and None)
     assert double.alive() == alive
     assert not session.is_lost()
@@ -175,7 +175,7 @@ def test_instants_that_have_not_come_are_not_told(session: Session, memory: Devi
     marks.record(0, recording=False)
     session.clear(memory.address, 64)
     marks.record(1, recording=False)
-    with pytest.raises(BackendError, match="could not read an event: not ready"):
+    with pytest.raises(BackendError, match="could not read an event: device not ready"):
         marks.times()
     session.wait()
     assert len(marks.times()) == 1

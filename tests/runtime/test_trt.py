@@ -356,7 +356,7 @@ def test_a_context_that_dies_under_a_step_is_replaced_once_and_memory_begins_ane
     advance(backend, frames[1])
     old_frames, old_memory = backend.frames, backend.state
     die(double)
-    with pytest.raises(ContextLostError, match=r"(?s)illegal address.*memory is empty.*next frame"):
+    with pytest.raises(ContextLostError, match=r"(?s)illegal memory access.*memory is empty.*next frame"):
         backend.infer() if where == "the same thread" else Thread(backend.infer).result()
     assert double.calls().count("cuDevicePrimaryCtxReset") == 1
     assert backend.frames is not old_frames
@@ -484,7 +484,7 @@ def test_a_death_is_logged_with_its_cause(double: Double, make: Make, caplog: py
     with caplog.at_level(logging.ERROR), pytest.raises(ContextLostError):
         backend.infer()
     assert "the GPU's context died, building the engine anew: " in caplog.text
-    assert "illegal address" in caplog.text
+    assert "illegal memory access" in caplog.text
 
 
 def test_whichever_call_fails_while_it_is_built_anew_nothing_leaks(tiny_onnx: bytes, tiny_spec: ModelSpec) -> None:

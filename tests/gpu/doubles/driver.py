@@ -37,6 +37,7 @@ FRESH, GONE = 0xCD, 0xFF
 """What memory holds before anyone wrote it, and after it was given back: NaN, as float32."""
 DISABLE_TIMING = 2
 DEVICEMAP = 2
+INTEGRATED = 18
 EXTERNAL = 1
 PRIMARY = 0xC0DE
 """The handle of the primary context, which is the same one for ever."""
@@ -52,6 +53,7 @@ class CUresult(IntEnum):
     CUDA_ERROR_INVALID_HANDLE = 400
     CUDA_ERROR_NOT_READY = 600
     CUDA_ERROR_ILLEGAL_ADDRESS = 700
+    CUDA_ERROR_CONTEXT_IS_DESTROYED = 709
     CUDA_ERROR_LAUNCH_FAILED = 719
     CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED = 900
     CUDA_ERROR_STREAM_CAPTURE_INVALIDATED = 901
@@ -61,7 +63,28 @@ class CUresult(IntEnum):
 
     @property
     def words(self) -> str:
-        return self.name.removeprefix("CUDA_ERROR_").lower().replace("_", " ")
+        """What cuGetErrorString says."""
+        return WORDS[self]
+
+
+WORDS = {
+    CUresult.CUDA_SUCCESS: "no error",
+    CUresult.CUDA_ERROR_INVALID_VALUE: "invalid argument",
+    CUresult.CUDA_ERROR_OUT_OF_MEMORY: "out of memory",
+    CUresult.CUDA_ERROR_NOT_INITIALIZED: "initialization error",
+    CUresult.CUDA_ERROR_NO_DEVICE: "no CUDA-capable device is detected",
+    CUresult.CUDA_ERROR_INVALID_CONTEXT: "invalid device context",
+    CUresult.CUDA_ERROR_INVALID_HANDLE: "invalid resource handle",
+    CUresult.CUDA_ERROR_NOT_READY: "device not ready",
+    CUresult.CUDA_ERROR_ILLEGAL_ADDRESS: "an illegal memory access was encountered",
+    CUresult.CUDA_ERROR_CONTEXT_IS_DESTROYED: "context is destroyed",
+    CUresult.CUDA_ERROR_LAUNCH_FAILED: "unspecified launch failure",
+    CUresult.CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED: "operation not permitted when stream is capturing",
+    CUresult.CUDA_ERROR_STREAM_CAPTURE_INVALIDATED: "operation failed due to a previous error during capture",
+    CUresult.CUDA_ERROR_CAPTURED_EVENT: "operation not permitted on an event last recorded in a capturing stream",
+    CUresult.CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD: "attempt to terminate a thread-local capture from another thread",
+    CUresult.CUDA_ERROR_UNKNOWN: "unknown error",
+}
 
 
 class Refused(Exception):  # noqa: N818 - it is an answer
@@ -139,7 +162,8 @@ class Fault:
         return self.nth == 0 or (self.for_ever and self.nth < 0)
 
 
-ANYWHERE = {"cuInit", "cuDeviceGet", "cuDeviceDescribe", "cuDevicePrimaryCtxRetain", "cuDevicePrimaryCtxRelease"}
+ANYWHERE = {"cuInit", "cuDriverGetVersion", "cuDeviceGet", "cuDeviceGetName", "cuDeviceComputeCapability"}
+ANYWHERE |= {"cuDeviceTotalMem", "cuDeviceGetAttribute", "cuDevicePrimaryCtxRetain", "cuDevicePrimaryCtxRelease"}
 ANYWHERE |= {"cuDevicePrimaryCtxReset", "cuCtxPushCurrent", "cuCtxPopCurrent", "create_execution_context"}
 ANYWHERE |= {"set_tensor_address"}
 """Calls that need no context, and that a dead one does not spoil."""
@@ -236,14 +260,30 @@ class Driver:
     def cuInit(self) -> None: ...
 
     @call
+    def cuDriverGetVersion(self) -> int:
+        return 13000
+
+    @call
     def cuDeviceGet(self, ordinal: int) -> int:
         if ordinal:
             raise Refused(CUresult.CUDA_ERROR_INVALID_VALUE)
         return 0
 
     @call
-    def cuDeviceDescribe(self) -> None:
-        """Stands for what describes a device: its name, attributes and sizes."""
+    def cuDeviceGetName(self) -> str:
+        return "Stand-in"
+
+    @call
+    def cuDeviceComputeCapability(self) -> tuple[int, int]:
+        return 8, 7
+
+    @call
+    def cuDeviceTotalMem(self) -> int:
+        return self.memory_bytes
+
+    @call
+    def cuDeviceGetAttribute(self, attribute: int) -> int:
+        return int(self.integrated) if attribute == INTEGRATED else 1
 
     @call
     def cuDevicePrimaryCtxRetain(self) -> int:
@@ -485,8 +525,10 @@ class Driver:
     @call
     def cuEventElapsedTime(self, begin: int, end: int) -> float:
         events = self._get(begin, Event), self._get(end, Event)
-        if any(event.captured or event.flags & DISABLE_TIMING for event in events):
+        if any(event.flags & DISABLE_TIMING for event in events):
             raise Refused(CUresult.CUDA_ERROR_INVALID_HANDLE)
+        if any(event.captured for event in events):
+            raise Refused(CUresult.CUDA_ERROR_CAPTURED_EVENT)
         if any(event.pending for event in events):
             raise Refused(CUresult.CUDA_ERROR_NOT_READY)
         first, last = (event.at_ns for event in events)
@@ -584,7 +626,13 @@ class Driver:
         self._get(handle, kind).alive = False
         del self._handles[handle]
 
-    # What is no function of the driver, and may fail like one
+    # What an engine stands on
+
+    def launch(self, handle: int, run: Callable[[], None]) -> None:
+        self.enqueue(handle, Work("run", run, RUN_NS))
+
+    def complain(self, words: str) -> None:
+        self.complaints.append(f"misuse: {words}")
 
     @contextmanager
     def foreign(self, name: str) -> Iterator[None]:

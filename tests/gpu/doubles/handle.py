@@ -1,14 +1,16 @@
 """What a test may know of a double, and the one that is written in Python.
 
-Another implementation of `Double`, under the real PyCUDA and the real cuda-bindings, runs the same tests.
+Where the environment variable EDGE_CNNLSTM_LIBCUDA names the stand-in for libcuda, the same tests run on the other
+one, with the real PyCUDA and the real cuda-bindings (real_packages.py).
 """
 
 from __future__ import annotations
 
 import atexit
+import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -19,6 +21,7 @@ from edge_cnnlstm.spec import ModelSpec
 from tests.gpu.doubles import cuda_bindings, pycuda_driver, tensorrt_engine
 from tests.gpu.doubles.driver import CUresult, Driver, Fault
 
+LIBRARY = "EDGE_CNNLSTM_LIBCUDA"
 OUT_OF_MEMORY = 2
 ILLEGAL_ADDRESS = 700
 UNKNOWN = 999
@@ -29,6 +32,9 @@ class Double(Protocol):
 
     prelude: str
     """Python that puts the same double into a fresh process, as `double`, and lets it end with 3 if that ends badly."""
+
+    def install(self, put: Callable[[str, Any], None]) -> None:
+        """Let `import` find it, by putting modules where that looks."""
 
     def engine(
         self, onnx: bytes, spec: ModelSpec, *, strays: float = 0.0, synchronizes: bool = False
@@ -80,16 +86,20 @@ class Double(Protocol):
         """Take away `pycuda`, `libcuda`, the `gpu` or `cuda-bindings`."""
 
 
-class PythonDouble:
-    prelude = (
+def prelude(module: str, double: str) -> str:
+    return (
         "import atexit, os, sys\n"
-        "from tests.gpu.doubles.handle import PythonDouble\n"
-        "double = PythonDouble(); double.install(sys.modules.__setitem__)\n"
+        f"from {module} import {double}\n"
+        f"double = {double}(); double.install(sys.modules.__setitem__)\n"
         "def check():\n"
         "    left = double.complaints(), double.alive(), double.retained(), double.pushed()\n"
         "    if left != ([], {}, 0, 0): print(left, flush=True); os._exit(3)\n"
         "atexit.register(check)\n"
     )
+
+
+class PythonDouble:
+    prelude = prelude(__name__, "PythonDouble")
 
     def __init__(self) -> None:
         self._driver = Driver()
@@ -97,7 +107,6 @@ class PythonDouble:
         self._put: Callable[[str, Any], None] = sys.modules.__setitem__
 
     def install(self, put: Callable[[str, Any], None]) -> None:
-        """Put the modules where `import` finds them."""
         self._put = put
         packages: dict[str, Any] = {name: ModuleType(name) for name in ("pycuda", "cuda", "cuda.bindings")}
         bindings = cuda_bindings.make(self._driver)
@@ -169,13 +178,12 @@ class PythonDouble:
 
 
 @contextmanager
-def fresh() -> Iterator[PythonDouble]:
+def fresh() -> Iterator[Double]:
     """Put a double where PyCUDA and cuda-bindings would be, as in a process that has just begun; and end that process.
 
     At its end everything must have been given back.
     """
-    double = PythonDouble()
-    with pytest.MonkeyPatch.context() as patch:
+    with chosen() as double, pytest.MonkeyPatch.context() as patch:
         double.install(lambda name, module: patch.setitem(sys.modules, name, module))
         forget_found()
         try:
@@ -183,6 +191,14 @@ def fresh() -> Iterator[PythonDouble]:
         finally:
             end_of_process()
             forget_found()
+
+
+def chosen() -> AbstractContextManager[Double]:
+    if LIBRARY not in os.environ:
+        return nullcontext(PythonDouble())
+    from tests.gpu.doubles.real_packages import listening
+
+    return listening()
 
 
 def forget_found() -> None:

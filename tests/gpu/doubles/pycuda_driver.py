@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from tests.gpu.doubles.driver import DEVICEMAP, CUresult, Driver, Refused
+from tests.gpu.doubles.driver import DEVICEMAP, INTEGRATED, CUresult, Driver, Refused
 
 
 class Error(Exception): ...
@@ -298,20 +298,23 @@ def make(driver: Driver) -> ModuleType:  # noqa: C901 - a module is made here, w
             return Context(guarded("cuDevicePrimaryCtxRetain"))
 
         def name(self) -> str:
-            guarded("cuDeviceDescribe")
-            return "Double"
+            name: str = guarded("cuDeviceGetName")
+            return name
 
         def compute_capability(self) -> tuple[int, int]:
-            return (8, 7)
+            capability: tuple[int, int] = guarded("cuDeviceComputeCapability")
+            return capability
 
         def total_memory(self) -> int:
-            return driver.memory_bytes
+            nbytes: int = guarded("cuDeviceTotalMem")
+            return nbytes
 
         def get_attribute(self, attribute: int) -> int:
-            return int(driver.integrated) if attribute == device_attribute.INTEGRATED else 1
+            value: int = guarded("cuDeviceGetAttribute", attribute)
+            return value
 
     class device_attribute:
-        INTEGRATED = 18
+        INTEGRATED = INTEGRATED
         CAN_MAP_HOST_MEMORY = 19
 
     class event_flags:
@@ -363,7 +366,7 @@ def make(driver: Driver) -> ModuleType:  # noqa: C901 - a module is made here, w
     module.mem_alloc = DeviceAllocation
     module.mem_get_info = lambda: guarded("cuMemGetInfo")
     module.init = lambda flags=0: guarded("cuInit")
-    module.get_driver_version = lambda: 12060
+    module.get_driver_version = lambda: guarded("cuDriverGetVersion")
     module.pushed = lambda: len(stack())
     made: ModuleType = module
     return made

@@ -36,7 +36,7 @@ def sweep(attempt: Callable[[Double, Any], None], prepare: Callable[[Double], An
                 return failed
             failed.append(name)
             del prepared
-            assert double.pushed() == 0, name
+            assert double.pushed() == double.current() == 0, name
             if name != "execute":
                 left = settled(double, name in FREEING)
                 assert sum(left.values()) <= (name in FREEING), (name, left)

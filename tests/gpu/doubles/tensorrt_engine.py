@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import itertools
 import weakref
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import cache, partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +19,7 @@ from numpy.typing import NDArray
 from edge_cnnlstm.gpu.engine import WATCH
 from edge_cnnlstm.runtime.backends.ort import open_session
 from edge_cnnlstm.spec import ModelSpec
-from tests.gpu.doubles.driver import FAR, RUN_NS, Bytes, CUresult, Driver, Refused, Work
+from tests.gpu.doubles.driver import Bytes, CUresult, Refused
 
 ALIGNMENT = 256
 Signature = dict[str, tuple[str, tuple[int, ...], str]]
@@ -39,6 +41,35 @@ def signature(spec: ModelSpec) -> Signature:
     return found | ({WATCH: ("output", (spec.batch,), "float32")} if spec.states else {})
 
 
+class Ground(Protocol):
+    """A double of the driver, as an engine sees it."""
+
+    execution_contexts: int
+
+    @property
+    def lives(self) -> int:
+        """How many contexts of the GPU have gone."""
+
+    @property
+    def was_reset(self) -> bool:
+        """Whether one of them was."""
+
+    def foreign(self, name: str) -> AbstractContextManager[None]:
+        """Let an engine make a call of its own; raises Refused."""
+
+    def launch(self, handle: int, run: Callable[[], None]) -> None:
+        """Queue a run on a stream, or record it; it may raise Refused."""
+
+    def is_recording(self, handle: int) -> bool: ...
+
+    def cuStreamSynchronize(self, handle: int) -> None: ...  # noqa: N802 - the name is CUDA's
+
+    def on_device(self, address: int, nbytes: int) -> Bytes:
+        """Return what the GPU sees there; raises Refused where that is not its own."""
+
+    def complain(self, words: str) -> None: ...
+
+
 class Engine:
     """What `edge_cnnlstm.gpu.engine.Engine` offers, and what its `engine` offers, in one.
 
@@ -46,7 +77,7 @@ class Engine:
     stream first, which no recording allows.
     """
 
-    def __init__(self, driver: Driver, onnx: bytes, spec: ModelSpec, *, strays: float, synchronizes: bool) -> None:
+    def __init__(self, driver: Ground, onnx: bytes, spec: ModelSpec, *, strays: float, synchronizes: bool) -> None:
         self.driver, self.spec = driver, spec
         self.strays, self.synchronizes = strays, synchronizes
         self.session = session(onnx, spec.batch)
@@ -84,12 +115,14 @@ class ExecutionContext:
         self._written: list[NDArray[Any]] = []
         self._binding: Any = None
         self._lives = engine.driver.lives
+        self._runs = [partial(_run, weakref.ref(self), strays) for strays in (0.0, engine.strays)]
+        """What runs when it is enqueued, and what a graph replays."""
         self._driver.execution_contexts += 1
 
     def __del__(self) -> None:
         self._driver.execution_contexts -= 1
         if self._driver.lives != self._lives and not self._driver.was_reset:
-            self._driver.complaints.append("misuse: an execution context outlived the GPU's context")
+            self._driver.complain("an execution context outlived the GPU's context")
 
     def set_tensor_address(self, name: str, address: int) -> bool:
         try:
@@ -109,10 +142,10 @@ class ExecutionContext:
             return self._refuse(f"enqueueV3: no address for {sorted(missing)}")
         try:
             with driver.foreign("execute_async_v3"):
-                strays = self._engine.strays if driver.is_recording(stream_handle) else 0.0
+                run = self._runs[driver.is_recording(stream_handle)]
                 if self._engine.synchronizes:
                     driver.cuStreamSynchronize(stream_handle)
-                driver.enqueue(stream_handle, Work("run", partial(_run, weakref.ref(self), strays), RUN_NS))
+                driver.launch(stream_handle, run)
         except Refused as refusal:
             return self._refuse(f"enqueueV3: {refusal}")
         return True
@@ -138,7 +171,7 @@ class ExecutionContext:
             self._tensors[name] = seen[name].view(dtype).reshape(shape)
             bind = self._binding.bind_input if direction == "input" else self._binding.bind_output
             if name != WATCH:
-                bind(name, "cpu", 0, np.dtype(dtype), shape, self._addresses[name] - FAR)
+                bind(name, "cpu", 0, np.dtype(dtype), shape, seen[name].ctypes.data)
         outputs = [name for name, (direction, _, _) in self._engine.tensors().items() if direction == "output"]
         self._written = [self._tensors[name] for name in outputs]
 
@@ -147,7 +180,7 @@ class ExecutionContext:
         spans = sorted((address, address + sizes[name], name) for name, address in self._addresses.items())
         for (_, end, name), (begin, _, other) in itertools.pairwise(spans):
             if end > begin:
-                self._driver.complaints.append(f"misuse: {name} and {other} lie on each other")
+                self._driver.complain(f"{name} and {other} lie on each other")
                 raise Refused(CUresult.CUDA_ERROR_ILLEGAL_ADDRESS)
 
     def _refuse(self, words: str) -> bool:

@@ -9,7 +9,7 @@
  *           Mapped host memory has another address on the device than on the host.
  * Streams   Work waits until somebody synchronises, and reads host memory only then: a missing wait is wrong data.
  * Kernels   There are none: cuLaunchHostFunc calls a host function, which may use device addresses as pointers.
- * Clock     A microsecond of device time passes with each piece of work.
+ * Clock     A microsecond of device time passes with each copy, ten with each host function.
  * Faults    Whatever failed while running makes every later call fail, until the primary context goes.
  *
  * The functions named double_* steer it and look into it; double.py speaks to them. With LIBCUDA_REPORT set, it says at
@@ -84,7 +84,7 @@ enum { NON_BLOCKING = 1, DISABLE_TIMING = 2, EXTERNAL = 1, DEVICEMAP = 2 };
 enum { MODE_GLOBAL, MODE_THREAD_LOCAL, MODE_RELAXED };
 enum { CAPTURE_NONE, CAPTURE_ACTIVE, CAPTURE_INVALIDATED };
 enum { INTEGRATED = 18, CAN_MAP_HOST_MEMORY = 19, COMPUTE_MAJOR = 75, COMPUTE_MINOR = 76, ATTRIBUTES = 256 };
-enum { PAGE = 4096, STACK = 256, JOURNAL = 1 << 14 };
+enum { PAGE = 4096, STACK = 256, JOURNAL = 1 << 17 };
 
 /* ---- What there is ---------------------------------------------------------------------------------------------- */
 
@@ -92,7 +92,7 @@ enum { PAGE = 4096, STACK = 256, JOURNAL = 1 << 14 };
 struct CUctx_st {
     bool alive, mourned;
     unsigned retained;
-    uint64_t streams, events;
+    uint64_t streams, events, graphs, execs;
 };
 
 typedef enum { ON_DEVICE, PAGE_LOCKED, REGISTERED } Place;
@@ -158,13 +158,16 @@ struct CUevent_st {
     size_t mark;
 };
 
+/* No document says what becomes of a graph without its context: here both kinds go with it. */
 struct CUgraph_st {
     bool alive;
+    CUcontext owner;
     Sequence nodes;
 };
 
 struct CUgraphExec_st {
     bool alive;
+    CUcontext owner;
     Sequence nodes;
 };
 
@@ -185,6 +188,7 @@ static struct {
     pthread_cond_t finished;
     bool initialised, ended;
     CUresult broken;
+    uint64_t endings, resets, stuck;
     uint64_t ticket, captures, nanoseconds;
     size_t memory;
     unsigned primary_flags;
@@ -199,7 +203,12 @@ static struct {
         long countdown;
         CUresult result;
         bool for_ever;
+        const char *failed;
     } fault;
+    struct {
+        long countdown;
+        int kind;
+    } gap;
     uint64_t entries;
     Entry journal[JOURNAL];
     char complaint[256];
@@ -232,7 +241,7 @@ static void write_down(const char *name, const void *subject) {
 static bool fits(const char *pattern, const char *name) {
     char plain[64];
     size_t length = strlen(name);
-    bool versioned = length > 3 && name[length - 3] == '_' && name[length - 2] == 'v';
+    bool versioned = strncmp(name, "cu", 2) == 0 && length > 3 && name[length - 3] == '_' && name[length - 2] == 'v';
     snprintf(plain, sizeof plain, "%.*s", (int)(versioned ? length - 3 : length), name);
     return fnmatch(pattern, plain, 0) == 0;
 }
@@ -246,6 +255,8 @@ static CUresult injected(const char *name) {
     }
     if (!driver.fault.for_ever)
         driver.fault.pattern[0] = 0;
+    driver.fault.failed = name;
+    driver.stuck += fits("cuMemFree*", name) || fits("cu*Destroy", name);
     return driver.fault.result;
 }
 
@@ -264,7 +275,7 @@ static CUresult injected(const char *name) {
 
 /* ---- Every call goes through here ------------------------------------------------------------------------------- */
 
-typedef enum { ALWAYS = 0, INITIALISED = 1, HEALTHY = 2, CONTEXT = 4, UNCAPTURED = 8 } Needs;
+typedef enum { ALWAYS = 0, INITIALISED = 1, HEALTHY = 2, CONTEXT = 4, UNCAPTURED = 8, FAILS_LATER = 16 } Needs;
 
 static const Needs USUAL = INITIALISED | HEALTHY | CONTEXT, WAITING = USUAL | UNCAPTURED;
 
@@ -294,7 +305,8 @@ static CUcontext current(void) {
 static CUresult refusal(const char *name, Needs needs) {
     REQUIRE(!in_host_function, ERROR_NOT_PERMITTED);
     REQUIRE(!driver.ended, ERROR_DEINITIALIZED);
-    ATTEMPT(injected(name));
+    if (!(needs & FAILS_LATER))
+        ATTEMPT(injected(name));
     REQUIRE(!(needs & INITIALISED) || driver.initialised, ERROR_NOT_INITIALIZED);
     REQUIRE(!(needs & HEALTHY) || driver.broken == SUCCESS, driver.broken);
     REQUIRE(!(needs & CONTEXT) || depth, ERROR_INVALID_CONTEXT);
@@ -314,10 +326,11 @@ static void leave(Entered *entered) {
     pthread_mutex_unlock(&driver.lock);
 }
 
-#define ENTER(needs, subject)                                                                                         \
-    Entered entered __attribute__((cleanup(leave))) = enter(__func__, needs, (const void *)(uintptr_t)(subject));     \
+#define ENTER_AS(name, needs, subject)                                                                                \
+    Entered entered __attribute__((cleanup(leave))) = enter(name, needs, (const void *)(uintptr_t)(subject));         \
     if (entered.refused != SUCCESS)                                                                                   \
     return entered.refused
+#define ENTER(needs, subject) ENTER_AS(__func__, needs, subject)
 
 /* ---- Memory ----------------------------------------------------------------------------------------------------- */
 
@@ -477,9 +490,10 @@ static void call(const Work *work) {
 static void run_until(CUstream stream, uint64_t ticket);
 
 static void execute(CUstream stream, const Work *work, uint64_t ticket) {
-    CUresult fault = injected("execute");
+    bool works = work->kind <= CALL;
+    CUresult fault = works ? injected("execute") : SUCCESS;
     driver.counters.executed++;
-    driver.nanoseconds += 1000;
+    driver.nanoseconds += works ? work->kind == CALL ? 10000 : 1000 : 0;
     write_down(KIND_NAMES[work->kind], stream);
     if (work->kind == RECORD) {
         work->event->done = ticket;
@@ -694,16 +708,21 @@ static void drop_blocks(CUcontext context) {
 }
 
 static void end_context(CUcontext context) {
-    uint64_t blocks = driver.counters.allocations + driver.counters.pinned;
-    if (blocks + context->streams + context->events)
-        complain("the context ended with %lu blocks of memory, %lu streams and %lu events", (unsigned long)blocks,
-                 (unsigned long)context->streams, (unsigned long)context->events);
+    /* A dead context frees nothing; page-locked memory stays for as long as anyone holds its array. */
+    uint64_t left = driver.counters.allocations + context->streams + context->events + context->graphs + context->execs;
+    if (driver.broken == SUCCESS && left > driver.stuck)
+        complain("the context ended with %lu blocks of memory, %lu streams, %lu events and %lu graphs",
+                 (unsigned long)driver.counters.allocations, (unsigned long)context->streams,
+                 (unsigned long)context->events, (unsigned long)(context->graphs + context->execs));
     context->alive = false;
     drop_streams(context);
     drop_blocks(context);
     driver.counters.contexts--;
     driver.counters.streams -= context->streams;
     driver.counters.events -= context->events;
+    driver.counters.graphs -= context->graphs;
+    driver.counters.execs -= context->execs;
+    driver.endings++;
     driver.broken = SUCCESS;
     driver.primary = NULL;
 }
@@ -729,6 +748,7 @@ static CUresult release(void) {
 /* A reset releases nothing: whoever retained the context holds the new one, and what is current anywhere is dead. */
 static CUresult renew(void) {
     CUcontext old = driver.primary, renewed;
+    driver.resets++;
     REQUIRE(old, SUCCESS);
     end_context(old);
     retain(&renewed);
@@ -890,6 +910,7 @@ static CUresult query_event(CUevent event) {
 static CUresult elapsed(float *milliseconds, CUevent start, CUevent stop) {
     REQUIRE(usable(start) && usable(stop), ERROR_INVALID_HANDLE);
     REQUIRE(!((start->flags | stop->flags) & DISABLE_TIMING), ERROR_INVALID_HANDLE);
+    REQUIRE(!start->capture && !stop->capture, ERROR_CAPTURED_EVENT);
     REQUIRE(start->ticket && stop->ticket, ERROR_INVALID_HANDLE);
     REQUIRE(finished(start) && finished(stop), ERROR_NOT_READY);
     *milliseconds = (float)((double)stop->nanoseconds - (double)start->nanoseconds) * 1e-6f;
@@ -900,15 +921,21 @@ static CUresult elapsed(float *milliseconds, CUevent start, CUevent stop) {
 
 static CUgraph new_graph(void) {
     CUgraph graph = calloc(1, sizeof *graph);
-    graph->alive = true;
+    *graph = (struct CUgraph_st){.alive = true, .owner = current()};
     driver.counters.graphs++;
+    current()->graphs++;
     return graph;
 }
 
+static bool is_graph(CUgraph graph) {
+    return graph && graph->alive && graph->owner->alive;
+}
+
 static CUresult destroy_graph(CUgraph graph) {
-    REQUIRE(graph && graph->alive, ERROR_INVALID_VALUE);
+    REQUIRE(is_graph(graph), ERROR_INVALID_VALUE);
     clear(&graph->nodes);
     graph->alive = false;
+    graph->owner->graphs--;
     driver.counters.graphs--;
     return SUCCESS;
 }
@@ -934,6 +961,7 @@ static bool let_go(Capture *capture) {
     return unjoined;
 }
 
+/* A capture ends even where the call is made to fail, as it does in every failure that is documented. */
 static CUresult end_capture(CUstream stream, CUgraph *graph) {
     *graph = NULL;
     ATTEMPT(resolve(&stream));
@@ -942,11 +970,13 @@ static CUresult end_capture(CUstream stream, CUgraph *graph) {
     REQUIRE(capture->mode == MODE_RELAXED || pthread_equal(capture->thread, pthread_self()),
             ERROR_STREAM_CAPTURE_WRONG_THREAD);
     bool unjoined = let_go(capture);
-    if (capture->status == CAPTURE_ACTIVE && !unjoined) {
+    CUresult refused = injected("cuStreamEndCapture");
+    if (capture->status == CAPTURE_ACTIVE && !unjoined && refused == SUCCESS) {
         *graph = capture->graph;
         return SUCCESS;
     }
     destroy_graph(capture->graph);
+    ATTEMPT(refused);
     return capture->status == CAPTURE_ACTIVE ? ERROR_STREAM_CAPTURE_UNJOINED : ERROR_STREAM_CAPTURE_INVALIDATED;
 }
 
@@ -961,32 +991,40 @@ static CUresult tell_capture(CUstream stream, CUstreamCaptureStatus *status, cuu
 }
 
 static CUresult instantiate(CUgraphExec *exec, CUgraph graph) {
-    REQUIRE(exec && graph && graph->alive, ERROR_INVALID_VALUE);
+    REQUIRE(exec && is_graph(graph), ERROR_INVALID_VALUE);
     *exec = calloc(1, sizeof **exec);
-    (*exec)->alive = true;
+    **exec = (struct CUgraphExec_st){.alive = true, .owner = current()};
+    bool gap = driver.gap.countdown && --driver.gap.countdown == 0;
     for (Work *node = graph->nodes.first; node; node = node->next)
-        append(&(*exec)->nodes, node);
+        if (!gap || (int)node->kind != driver.gap.kind)
+            append(&(*exec)->nodes, node);
     driver.counters.execs++;
+    current()->execs++;
     return SUCCESS;
 }
 
+static bool launchable(CUgraphExec exec) {
+    return exec && exec->alive && exec->owner->alive;
+}
+
 static CUresult launch(CUgraphExec exec, CUstream stream) {
-    REQUIRE(exec && exec->alive, ERROR_INVALID_VALUE);
+    REQUIRE(launchable(exec), ERROR_INVALID_VALUE);
     driver.counters.launches++;
     return enqueue(stream, (Work){.kind = LAUNCH, .graph = exec});
 }
 
 static CUresult destroy_exec(CUgraphExec exec) {
-    REQUIRE(exec && exec->alive, ERROR_INVALID_VALUE);
+    REQUIRE(launchable(exec), ERROR_INVALID_VALUE);
     settle_before("an executable graph was destroyed", NULL, exec);
     exec->alive = false;
     clear(&exec->nodes);
+    exec->owner->execs--;
     driver.counters.execs--;
     return SUCCESS;
 }
 
 static CUresult list_nodes(CUgraph graph, CUgraphNode *nodes, size_t *count) {
-    REQUIRE(graph && graph->alive, ERROR_INVALID_VALUE);
+    REQUIRE(is_graph(graph), ERROR_INVALID_VALUE);
     size_t room = nodes ? *count : 0;
     for (Work *node = graph->nodes.first; node && room; node = node->next, room--)
         *nodes++ = node;
@@ -1028,8 +1066,9 @@ static void end(void) {
 #define FILLING(size) (Work){.kind = FILL, .to = AT(to), .bytes = count * size, .value = value, .width = size}
 
 API(cuInit, (unsigned int flags), ALWAYS, NULL, REQUIRE(!flags, ERROR_INVALID_VALUE);
-    if (!driver.initialised) atexit(end);
-    driver.initialised = true)
+    static bool registered;
+    if (!registered) atexit(end);
+    registered = driver.initialised = true)
 API(cuDriverGetVersion, (int *version), ALWAYS, NULL, *version = 13000)
 CUresult cuGetErrorString(CUresult error, const char **answer) {
     switch ((int)error) { RESULTS(TEXT) }
@@ -1151,7 +1190,8 @@ API(cuEventElapsedTime_v2, (float *milliseconds, CUevent start, CUevent stop), U
 
 API(cuStreamBeginCapture_v2, (CUstream stream, CUstreamCaptureMode mode), USUAL, stream,
     return begin_capture(stream, mode))
-API(cuStreamEndCapture, (CUstream stream, CUgraph *graph), USUAL, stream, return end_capture(stream, graph))
+API(cuStreamEndCapture, (CUstream stream, CUgraph *graph), USUAL | FAILS_LATER, stream,
+    return end_capture(stream, graph))
 API(cuStreamIsCapturing, (CUstream stream, CUstreamCaptureStatus *status), USUAL, stream,
     return tell_capture(stream, status, NULL, NULL))
 API(cuStreamGetCaptureInfo_v3, (CUstream stream, CUstreamCaptureStatus *status, cuuint64_t *id, CUgraph *graph,
@@ -1160,10 +1200,14 @@ API(cuStreamGetCaptureInfo_v3, (CUstream stream, CUstreamCaptureStatus *status, 
     if (edges) *edges = NULL;
     if (count) *count = 0;
     return tell_capture(stream, status, id, graph))
-API(cuGraphInstantiateWithFlags, (CUgraphExec *exec, CUgraph graph, unsigned long long flags), USUAL, graph,
-    REQUIRE(flags < 16, ERROR_INVALID_VALUE); return instantiate(exec, graph))
+/* To whom asks for it by its name today it is cuGraphInstantiate. */
+CUresult cuGraphInstantiateWithFlags(CUgraphExec *exec, CUgraph graph, unsigned long long flags) {
+    ENTER_AS("cuGraphInstantiate", USUAL, graph);
+    REQUIRE(flags < 16, ERROR_INVALID_VALUE);
+    return instantiate(exec, graph);
+}
 API(cuGraphUpload, (CUgraphExec exec, CUstream stream), USUAL, stream,
-    REQUIRE(exec && exec->alive, ERROR_INVALID_VALUE); return resolve(&stream))
+    REQUIRE(launchable(exec), ERROR_INVALID_VALUE); return resolve(&stream))
 API(cuGraphLaunch, (CUgraphExec exec, CUstream stream), USUAL, stream, return launch(exec, stream))
 API(cuGraphExecDestroy, (CUgraphExec exec), INITIALISED | HEALTHY, exec, return destroy_exec(exec))
 API(cuGraphDestroy, (CUgraph graph), INITIALISED | HEALTHY, graph, return destroy_graph(graph))
@@ -1243,6 +1287,57 @@ void double_fail(const char *pattern, long nth, int result, int for_ever) {
     driver.fault.countdown = nth;
     driver.fault.result = (CUresult)result;
     driver.fault.for_ever = for_ever != 0;
+    driver.fault.failed = NULL;
+    pthread_mutex_unlock(&driver.lock);
+}
+
+/* The call that was last made to fail, since it was ordered. */
+const char *double_failed(void) {
+    return driver.fault.failed;
+}
+
+/* The n-th graph that is instantiated from now on lacks its work of this kind. */
+void double_leave_out(long nth, int kind) {
+    driver.gap.countdown = nth;
+    driver.gap.kind = kind;
+}
+
+/* A call by a library that stands on the driver: written down, and refused as the driver would refuse. */
+CUresult double_foreign(const char *name, int needs_context) {
+    Entered entered __attribute__((cleanup(leave))) = enter(name, needs_context ? USUAL : INITIALISED, NULL);
+    return entered.refused;
+}
+
+/* For a host function that failed as a kernel would. */
+void double_break(int result) {
+    pthread_mutex_lock(&driver.lock);
+    if (driver.broken == SUCCESS)
+        driver.broken = (CUresult)result;
+    pthread_mutex_unlock(&driver.lock);
+}
+
+int double_is_on_device(const void *address, size_t bytes) {
+    pthread_mutex_lock(&driver.lock);
+    bool found = block_on_device(address, bytes) != NULL;
+    if (!found)
+        complain("%zu bytes at %p are not the device's", bytes, address);
+    pthread_mutex_unlock(&driver.lock);
+    return found;
+}
+
+int double_is_capturing(CUstream stream) {
+    return stream->capture != NULL;
+}
+
+typedef struct {
+    uint64_t retained, stacked, endings, resets;
+} Standing;
+
+/* Of the primary context, and of this thread's stack of contexts. */
+void double_standing(Standing *standing) {
+    pthread_mutex_lock(&driver.lock);
+    *standing = (Standing){driver.primary ? driver.primary->retained : 0, (uint64_t)depth, driver.endings,
+                           driver.resets};
     pthread_mutex_unlock(&driver.lock);
 }
 
@@ -1258,28 +1353,53 @@ const char *double_complaint(void) {
     return driver.complaint;
 }
 
-/* Copies the newest entries, oldest first; says how many. */
+/* Copies the newest entries, oldest first, unless to nowhere; says how many. */
 size_t double_journal(Entry *entries, size_t room) {
     pthread_mutex_lock(&driver.lock);
     uint64_t kept = driver.entries < JOURNAL ? driver.entries : JOURNAL;
     size_t count = kept < room ? kept : room;
-    for (size_t index = 0; index < count; index++)
+    for (size_t index = 0; entries && index < count; index++)
         entries[index] = driver.journal[(driver.entries - count + index) % JOURNAL];
     pthread_mutex_unlock(&driver.lock);
     return count;
 }
 
+void double_forget(void) {
+    pthread_mutex_lock(&driver.lock);
+    memset(&driver.counters.calls, 0, sizeof driver.counters - offsetof(Counters, calls));
+    driver.fault.pattern[0] = driver.complaint[0] = 0;
+    driver.fault.failed = NULL;
+    driver.entries = 0;
+    pthread_mutex_unlock(&driver.lock);
+}
+
 /* What is alive stays so. */
 __attribute__((constructor)) void double_reset(void) {
+    double_forget();
     static const int DEFAULTS[][2] = {{10, 32}, {16, 8}, {CAN_MAP_HOST_MEMORY, 1}, {31, 1}, {40, 1},
                                       {41, 1},  {COMPUTE_MAJOR, 8}, {COMPUTE_MINOR, 7}, {99, 1}};
     pthread_mutex_lock(&driver.lock);
-    memset(&driver.counters.calls, 0, sizeof driver.counters - offsetof(Counters, calls));
     memset(driver.attributes, 0, sizeof driver.attributes);
     for (size_t index = 0; index < sizeof DEFAULTS / sizeof *DEFAULTS; index++)
         driver.attributes[DEFAULTS[index][0]] = DEFAULTS[index][1];
     driver.memory = DEFAULT_MEMORY;
-    driver.fault.pattern[0] = driver.complaint[0] = 0;
-    driver.entries = 0;
+    driver.gap.countdown = 0;
     pthread_mutex_unlock(&driver.lock);
+}
+
+/* Be as in a process that has just begun, but for the stacks of other threads, which end with them. */
+void double_restart(void) {
+    pthread_mutex_lock(&driver.lock);
+    driver.broken = ERROR_UNKNOWN; /* nobody is to blame for what is left */
+    if (driver.primary)
+        end_context(driver.primary);
+    clear(&legacy.queue);
+    memset(&driver.counters, 0, sizeof driver.counters);
+    driver.endings = driver.resets = driver.stuck = 0;
+    driver.broken = SUCCESS;
+    driver.initialised = false;
+    driver.streams = NULL;
+    depth = 0;
+    pthread_mutex_unlock(&driver.lock);
+    double_reset();
 }

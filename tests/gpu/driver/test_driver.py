@@ -17,7 +17,7 @@ from tests.gpu.driver import double
 
 pytestmark = pytest.mark.skipif(double.compiler() is None, reason="the stand-in is written in C: no cc or gcc here")
 
-INVALID_VALUE, OUT_OF_MEMORY, INVALID_CONTEXT, INVALID_HANDLE, ILLEGAL_STATE = 1, 2, 201, 400, 401
+INVALID_VALUE, OUT_OF_MEMORY, NOT_INITIALISED, INVALID_CONTEXT, INVALID_HANDLE, ILLEGAL_STATE = 1, 2, 3, 201, 400, 401
 NOT_READY, ILLEGAL_ADDRESS, NOT_PERMITTED = 600, 700, 800
 UNSUPPORTED, INVALIDATED, UNJOINED, ISOLATION, IMPLICIT, CAPTURED_EVENT, WRONG_THREAD = (
     900,
@@ -218,7 +218,7 @@ def test_events_tell_how_much_ran_between_them(driver: Driver) -> None:
     assert driver.call("cuEventElapsedTime_v2", result, start, stop) == NOT_READY
     driver.cuEventSynchronize(stop)
 
-    assert driver.elapsed(start, stop) == pytest.approx(0.004)
+    assert driver.elapsed(start, stop) == pytest.approx(0.003)
     assert driver.call("cuEventElapsedTime_v2", result, start, untimed) == INVALID_HANDLE
 
 
@@ -252,7 +252,7 @@ def test_a_graph_runs_what_was_recorded_on_what_is_there_by_then(driver: Driver)
         driver.cuStreamSynchronize(stream)
 
     assert seen == [b"b", b"c"]
-    assert driver.elapsed(start, stop) == pytest.approx(0.003)
+    assert driver.elapsed(start, stop) == pytest.approx(0.011)
 
 
 def test_an_ordinary_record_in_a_capture_is_no_instant_and_an_external_one_is_nothing_outside(driver: Driver) -> None:
@@ -260,10 +260,13 @@ def test_an_ordinary_record_in_a_capture_is_no_instant_and_an_external_one_is_no
 
     assert driver.call("cuEventRecordWithFlags", event, stream, EXTERNAL) == INVALID_VALUE
     assert driver.call("cuStreamWaitEvent", stream, event, EXTERNAL) == INVALID_VALUE
+    driver.cuEventRecord(event, stream)
+    driver.cuEventSynchronize(event)
     driver.cuStreamBeginCapture_v2(stream, RELAXED)
     driver.cuEventRecord(event, stream)
 
     assert driver.call("cuEventSynchronize", event) == CAPTURED_EVENT
+    assert driver.call("cuEventElapsedTime_v2", ctypes.byref(ctypes.c_float()), event, event) == CAPTURED_EVENT
 
 
 FORBIDDEN: dict[str, Callable[[Driver, int, int], int]] = {
@@ -373,7 +376,7 @@ def test_the_end_of_a_context_takes_everything_with_it_and_says_so(driver: Drive
     driver.cuDevicePrimaryCtxRelease_v2(0)
 
     assert driver.double.counters().alive == {}
-    assert "2 blocks of memory, 1 streams and 1 events" in driver.double.complaint
+    assert "1 blocks of memory, 1 streams, 1 events and 0 graphs" in driver.double.complaint
 
 
 def test_freeing_what_work_still_waits_to_use_is_told(driver: Driver) -> None:
@@ -423,6 +426,81 @@ def test_work_that_fails_breaks_every_later_call_until_the_context_goes(driver: 
     driver.cuCtxPushCurrent_v2(driver.new("cuDevicePrimaryCtxRetain", 0))
 
     driver.memory()
+
+
+def test_the_end_of_a_capture_ends_it_even_where_that_is_made_to_fail(driver: Driver) -> None:
+    stream, memory = driver.stream(), driver.memory()
+    driver.cuStreamBeginCapture_v2(stream, THREAD_LOCAL)
+    driver.double.fail("cuStreamEndCapture", OUT_OF_MEMORY)
+
+    assert driver.end_capture(stream) == OUT_OF_MEMORY
+
+    assert driver.double.failed() == "cuStreamEndCapture"
+    assert driver.double.counters().graphs == 0
+    driver.cuMemsetD8Async(memory, 0, 16, stream)
+    driver.cuStreamSynchronize(stream)
+
+
+def test_graphs_go_with_the_context_that_they_were_made_in(driver: Driver) -> None:
+    stream = driver.stream()
+    driver.cuStreamBeginCapture_v2(stream, THREAD_LOCAL)
+    recorded = driver.recorded(stream)
+    graph = driver.launchable(recorded)
+
+    driver.cuDevicePrimaryCtxReset_v2(0)
+    driver.cuCtxPushCurrent_v2(driver.new("cuDevicePrimaryCtxRetain", 0))
+
+    assert driver.double.counters().alive == {"contexts": 1}
+    assert driver.call("cuGraphLaunch", graph, driver.stream()) == INVALID_VALUE
+    assert driver.call("cuGraphDestroy", recorded) == INVALID_VALUE
+
+
+def test_a_graph_lacks_what_it_was_told_to_leave_out(driver: Driver) -> None:
+    stream, memory = driver.stream(), driver.memory(1)
+    host, back = bytes_of(b"a"), bytes_of(b"?")
+    driver.cuStreamBeginCapture_v2(stream, THREAD_LOCAL)
+    driver.cuMemcpyHtoDAsync_v2(memory, host, 1, stream)
+    driver.cuMemcpyDtoHAsync_v2(back, memory, 1, stream)
+    recorded = driver.recorded(stream)
+
+    driver.double.leave_out(2, double.COPY_IN)
+    graphs = [driver.launchable(recorded) for _ in range(3)]
+    seen = []
+    for graph, host.raw in zip(graphs, (b"1", b"2", b"3"), strict=True):
+        driver.cuGraphLaunch(graph, stream)
+        driver.cuStreamSynchronize(stream)
+        seen.append(back.raw)
+
+    assert seen == [b"1", b"1", b"3"]
+
+
+def test_begun_anew_it_is_as_nobody_had_used_it(driver: Driver) -> None:
+    stream, memory = driver.stream(), driver.memory()
+    driver.cuMemsetD8Async(memory, 0, 16, stream)
+    driver.double.set_memory(4)
+    driver.double.fail("*", OUT_OF_MEMORY)
+
+    driver.double.restart()
+
+    assert driver.double.counters().alive == {}
+    assert (driver.double.complaint, driver.double.journal()) == ("", [])
+    assert driver.call("cuDeviceGet", ctypes.byref(ctypes.c_int()), 0) == NOT_INITIALISED
+    driver.cuInit(0)
+    assert driver.call("cuMemAlloc_v2", ctypes.byref(ctypes.c_uint64()), 4) == INVALID_CONTEXT
+    driver.cuCtxPushCurrent_v2(driver.new("cuDevicePrimaryCtxRetain", 0))
+    assert (driver.double.standing().retained, driver.double.standing().stacked) == (1, 1)
+    driver.memory()
+
+
+def test_a_call_of_a_library_on_top_is_written_down_and_fails_as_one_of_the_drivers_own(driver: Driver) -> None:
+    driver.double.reset()
+
+    assert driver.double.foreign("execute_async_v3", needs_context=True) == 0
+    driver.double.fail("execute_async_v3", OUT_OF_MEMORY)
+    assert driver.double.foreign("execute_async_v3", needs_context=True) == OUT_OF_MEMORY
+    assert in_another_thread(lambda: driver.double.foreign("execute_async_v3", needs_context=True)) == INVALID_CONTEXT
+
+    assert [entry.name for entry in driver.double.journal()] == 3 * ["execute_async_v3"]
 
 
 @pytest.mark.parametrize("integrated", [False, True])

@@ -113,7 +113,7 @@ print(round(milliseconds, 6), driver.counters().pageable_copies)
 """,
     )
 
-    assert ended.stdout.split("\n")[:3] == ["[6, 6, 6, 6]", "[8, 8, 8, 8]", "0.004 0"], ended.stderr
+    assert ended.stdout.split("\n")[:3] == ["[6, 6, 6, 6]", "[8, 8, 8, 8]", "0.012 0"], ended.stderr
 
 
 @pytest.mark.parametrize("where", ["in_another_thread(context.push); context.pop()", "pass"], ids=["thread", "process"])
