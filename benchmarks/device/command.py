@@ -28,7 +28,7 @@ from edge_cnnlstm.bundle import format as bundle_format
 from edge_cnnlstm.bundle.format import Bundle
 from edge_cnnlstm.cli import console
 from edge_cnnlstm.errors import BackendError
-from edge_cnnlstm.gpu import cuda
+from edge_cnnlstm.gpu import context
 from edge_cnnlstm.runtime.account import SAMPLES
 from edge_cnnlstm.runtime.device_step import AS_FOUND
 from edge_cnnlstm.runtime.telemetry.nvml import Nvml
@@ -62,7 +62,7 @@ def device(
     destination: Annotated[Path | None, typer.Option("-o", "--output", help="Write everything to this file.")] = None,
 ) -> None:
     """Measure a step on the GPU: from host to host, its launch, the GPU's own time; beside torch and ONNX Runtime."""
-    gpu, bundle, found = cuda.describe(), bundle_format.read(path), engine_for(path)
+    gpu, bundle, found = context.describe(), bundle_format.read(path), engine_for(path)
     transfer, wanted = "mapped" if AS_FOUND.maps(gpu) else "copied", sorted({1, *(batches or BATCHES)})
     report: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,

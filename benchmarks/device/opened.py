@@ -10,7 +10,7 @@ from benchmarks.device.stand_in import NAME, StandIn
 from benchmarks.runtime.processes import answer
 from edge_cnnlstm.bundle import format as bundle_format
 from edge_cnnlstm.errors import BackendError, DependencyError, ExportError
-from edge_cnnlstm.gpu import cuda, tensorrt
+from edge_cnnlstm.gpu import context, tensorrt
 from edge_cnnlstm.gpu.engine import Engine
 from edge_cnnlstm.runtime.backends.trt import TensorRtBackend, open_tensorrt
 from edge_cnnlstm.runtime.device_step import AS_FOUND, Wiring
@@ -20,7 +20,7 @@ from edge_cnnlstm.runtime.selection import tensorrt_graphs
 
 def main(path: str) -> dict[str, Any]:
     """Find the graph that TensorRT runs here, and proves: which engine to measure, and who was passed over, and why."""
-    cuda.describe()
+    context.describe()
     bundle, refused = bundle_format.read(path), dict[str, str]()
     for graph in tensorrt_graphs(bundle.manifest):
         try:

@@ -19,7 +19,7 @@ from edge_cnnlstm.bundle.format import Bundle
 from edge_cnnlstm.bundle.manifest import Graph
 from edge_cnnlstm.cli.console import console, errors, output, unusable_path
 from edge_cnnlstm.errors import ConfigError, EdgeError
-from edge_cnnlstm.gpu import cuda, tensorrt
+from edge_cnnlstm.gpu import context, tensorrt
 from edge_cnnlstm.gpu.engine import Configuration, build_plan
 from edge_cnnlstm.gpu.plans import StoredPlan
 from edge_cnnlstm.gpu.private import write_whole
@@ -59,7 +59,7 @@ def build(
         _prepare(destination, graphs)
     # What is missing is missing for every graph.
     if not ahead_of_time:
-        cuda.describe()
+        context.describe()
     tensorrt.load(ahead_of_time)
     order = _Order(bundle, configuration, ahead_of_time, again, destination)
     done = [order.carry_out(each) for each in graphs]

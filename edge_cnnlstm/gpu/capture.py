@@ -14,18 +14,22 @@ from typing import Any
 
 from edge_cnnlstm.errors import BackendError, DependencyError
 
+FITTING = "NVIDIA's bindings of the CUDA driver, in the version of this machine's CUDA"
+FIX = "pip install 'cuda-bindings>=12.6,<13' with CUDA 12, 'cuda-bindings>=13' with CUDA 13"
+
 
 @cache
 def load_bindings() -> Any:
-    """Return the CUDA driver's functions; raises DependencyError without `cuda-bindings`."""
+    """Return the CUDA driver's functions; raises DependencyError without `cuda-bindings`, or where it is too new."""
     try:
+        from cuda.bindings import __version__ as version
         from cuda.bindings import driver
     except ImportError as error:
-        raise DependencyError(
-            f"cannot import cuda.bindings: {error}",
-            expected="NVIDIA's bindings of the CUDA driver, in the version of this machine's CUDA",
-            fix="pip install 'cuda-bindings>=12.6,<13' with CUDA 12, 'cuda-bindings>=13' with CUDA 13",
-        ) from error
+        raise DependencyError(f"cannot import cuda.bindings: {error}", expected=FITTING, fix=FIX) from error
+    status, speaks = driver.cuDriverGetVersion()
+    if not int(status) and int(version.split(".")[0]) > (speaks := speaks // 1000):
+        # What such a driver lacks would be missed in the middle of a step.
+        raise DependencyError(f"cuda-bindings {version}, and a driver of CUDA {speaks}", expected=FITTING, fix=FIX)
     return driver
 
 

@@ -1,4 +1,4 @@
-"""All of PyCUDA: the GPU's context, and what one owner holds there. Nothing else in this package knows PyCUDA.
+"""What one owner holds on the GPU through PyCUDA, and does there, in whichever thread.
 
 PyCUDA ends the process when a thread ends with a context still current, and leaks what another thread frees. So the
 context is current only inside `with session:`, and everything else refuses to run outside of it.
@@ -6,20 +6,19 @@ context is current only inside `with session:`, and everything else refuses to r
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import logging
+import os
 import threading
-import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_cnnlstm.errors import BackendError, ClosedError, DependencyError, DeviceMemoryError, ThreadError
+from edge_cnnlstm.errors import BackendError, ClosedError, DeviceMemoryError, ThreadError
+from edge_cnnlstm.gpu.context import Device, find
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -28,179 +27,6 @@ log = logging.getLogger(__name__)
 
 NON_BLOCKING = 1
 """CU_STREAM_NON_BLOCKING, which PyCUDA does not name: never wait for what others do on the default stream."""
-AT_ONCE, AT_EXIT, FOR_EVER = 0.0, 1.0, -1.0
-"""Seconds, as a lock takes them."""
-_LOOKING = threading.Lock()
-"""Two threads that look for the GPU at once must find the same one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Device:
-    """A GPU, and the driver that it was found with.
-
-    `integrated` says that it shares its memory with the processor, as every Jetson's does; `maps_host_memory`, that it
-    can read and write page-locked host memory in place. `driver` is the CUDA version that the driver speaks.
-    """
-
-    name: str
-    compute_capability: str
-    driver: str
-    memory_bytes: int
-    integrated: bool
-    maps_host_memory: bool
-
-
-def describe() -> Device:
-    """Describe the GPU that CUDA shows first. Raises DependencyError where there is none, or no PyCUDA."""
-    with _LOOKING:
-        return gpu().device
-
-
-class Gpu:
-    """The primary context of the GPU that CUDA shows first (CUDA_VISIBLE_DEVICES chooses another).
-
-    The primary one is what TensorRT, ONNX Runtime and torch use; with a context of its own PyCUDA would hand them
-    addresses that mean nothing to them (github.com/inducer/pycuda/issues/285). It is retained until the process ends.
-    """
-
-    def __init__(self, driver: Any) -> None:
-        self.driver = driver
-        self.generation = 0
-        """Grows with every reset: what was made before one is gone."""
-        self.patience = AT_ONCE
-        """Seconds for which a thread waits to enter a session in which another is."""
-        self._lock = threading.Lock()
-        self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
-        self._lent: list[tuple[weakref.ref[NDArray[Any]], Any]] = []
-        self._lending = threading.RLock()
-        self._remains: list[Any] = []
-        self._handle = driver.Device(0)
-        self.device = _describe(driver, self._handle)
-        # Last: a context that is not detached is not released, whatever becomes of its object.
-        self.context: Any = self._handle.retain_primary_context()
-        atexit.register(self._at_exit)
-
-    def enlist(self, session: Session) -> int:
-        """Close this session when the interpreter exits, before the context goes; return the generation it is of."""
-        with self._lock:
-            self._sessions.add(session)
-            return self.generation
-
-    def lend(self, array: NDArray[Any]) -> None:
-        """Keep a page-locked array's memory until `collect` finds that nobody holds the array any more.
-
-        PyCUDA would free it with the array, wherever that dies, and leaks it in a thread that has no context.
-        """
-        with self._lending:
-            self._lent.append((weakref.ref(array), array.base))
-
-    def collect(self) -> None:
-        """Free the page-locked memory whose arrays nobody holds; the context is current."""
-        with self._lending:
-            self._lent = [(array, memory) for array, memory in self._lent if array() is not None]
-
-    def bury(self, remains: Any, generation: int) -> None:
-        """Keep what lies in a dead context until that is detached: PyCUDA would try to free it, and complain."""
-        if generation == self.generation:
-            self._remains.append(remains)
-
-    def reset(self, generation: int) -> None:
-        """Destroy a context that died, for everyone in this process, and begin a new one; once for each death.
-
-        `generation` is the one that died. Waits until no session is inside. Page-locked arrays of that generation are
-        gone with it: whoever still holds one must not touch it. Raises BackendError where a new one cannot be had,
-        DependencyError without `cuda-bindings`: PyCUDA has no such call.
-        """
-        from edge_cnnlstm.gpu.capture import load_bindings, reset_primary_context
-
-        with self._lock:
-            if generation != self.generation:
-                return
-            load_bindings()  # before anything is given up
-            with self._nobody_inside():
-                is_current = self.context is not None
-                try:
-                    self._release()
-                    reset_primary_context(is_current=is_current)
-                    self.context = self._handle.retain_primary_context()
-                except self.driver.Error as error:
-                    raise BackendError(
-                        f"the GPU could not begin a new context: {error}",
-                        expected="a GPU that comes back",
-                        fix="restart the process",
-                    ) from error
-                self.generation += 1
-
-    @contextlib.contextmanager
-    def _nobody_inside(self) -> Iterator[None]:
-        """Hold every session's door shut: what is inside uses addresses that the next context will give away anew."""
-        with contextlib.ExitStack() as doors:
-            self.patience = FOR_EVER
-            try:
-                for session in list(self._sessions):
-                    doors.enter_context(session.door)
-                yield
-            finally:
-                self.patience = AT_ONCE
-
-    def _release(self) -> None:
-        """Give the context up; PyCUDA then leaves alone what was made in it."""
-        if self.context is None:
-            return
-        context, self.context = self.context, None
-        # PyCUDA releases only what is current, or what this very thread retained.
-        with contextlib.suppress(self.driver.Error):
-            context.push()
-        context.detach()
-        self._remains.clear()
-        with self._lending:
-            self._lent.clear()
-
-    def _at_exit(self) -> None:
-        # A daemon thread that is inside PyCUDA when the interpreter ends takes the process with it.
-        self.patience = AT_EXIT
-        try:
-            for session in list(self._sessions):
-                session.close()
-            # The context takes page-locked arrays with it, into which a daemon thread may be writing.
-            if not any(thread.daemon for thread in threading.enumerate()):
-                self._release()
-        except ThreadError:
-            pass  # it is stuck inside: the system cleans up after both
-        except (BackendError, self.driver.Error) as error:
-            log.warning("the GPU was not left in order: %s", error)
-
-
-@cache
-def gpu() -> Gpu:
-    """Return the one GPU of this process.
-
-    Raises DependencyError where there is none, or no PyCUDA; DeviceMemoryError where others left it no memory.
-    """
-    try:
-        import pycuda.driver as driver
-    except ImportError as error:
-        raise DependencyError(
-            f"cannot import PyCUDA: {error}",
-            expected="PyCUDA, compiled against the CUDA of this machine, and NVIDIA's driver (libcuda.so.1)",
-            fix="on a machine with an NVIDIA GPU: PATH=/usr/local/cuda/bin:$PATH pip install "
-            "'edge-cnnlstm[tensorrt-jetson]'; elsewhere: use the onnxruntime backend",
-        ) from error
-    try:
-        driver.init()
-        return Gpu(driver)
-    except driver.MemoryError as error:
-        raise DeviceMemoryError(
-            f"the GPU has too little memory for a context: {error}",
-            expected="some hundred MB free",
-            fix="close other programs that use the GPU",
-        ) from error
-    except driver.Error as error:
-        raise DependencyError(
-            f"CUDA finds no GPU: {error}",
-            expected="an NVIDIA GPU that this user may use",
-            fix="look at `nvidia-smi`, or on a Jetson at the groups of this user (video, render)",
-        ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,13 +51,12 @@ class Session:
     Everything here happens inside `with session:`, which makes the context current in the calling thread, whichever
     that is, for one thread at a time: a second one is refused with ThreadError, and so is a call from outside. Copies
     and clearing are queued on the session's stream, in order. `spin` waits by looking (the fastest, it takes a core
-    meanwhile), else the thread sleeps until the GPU interrupts. Raises DeviceMemoryError for memory that the GPU does
-    not have, BackendError for everything else that CUDA refuses.
+    meanwhile, unless CUDA's schedule is to sleep), else the thread sleeps until the GPU interrupts. Raises
+    DeviceMemoryError for memory that the GPU does not have, BackendError for everything else that CUDA refuses.
     """
 
     def __init__(self, *, spin: bool = True) -> None:
-        with _LOOKING:
-            self._gpu = gpu()
+        self._gpu = find()
         self._driver = driver = self._gpu.driver
         self.door = threading.Lock()
         """Held by the thread that is inside."""
@@ -265,8 +90,7 @@ class Session:
         if self._holder == threading.get_ident():
             self._depth += 1
             return self
-        # A reset holds every door for a moment, and says so before; any other thread behind one is there to stay.
-        if not self.door.acquire(blocking=False) and not self.door.acquire(timeout=self._gpu.patience):
+        if not self.door.acquire(timeout=self._gpu.patience):
             raise self._occupied()
         try:
             self._check_living()
@@ -377,10 +201,11 @@ class Session:
 
         Not to be asked while a graph is being recorded.
         """
-        for _ in "12":  # once, it may have been that one call
+        for _ in range(2):  # once, it may have been that one call
             try:
                 with self:
-                    self._gpu.context.synchronize()
+                    # Not the context: that would spoil what another thread records in it, and fail for it.
+                    self._stream.synchronize()
             except (self._driver.Error, BackendError):
                 continue
             return False
@@ -429,6 +254,12 @@ class Session:
     def _check_living(self) -> None:
         if self.closed:
             raise ClosedError("a closed session on the GPU", expected="an open one", fix="open the bundle again")
+        if os.getpid() != self._gpu.process:
+            raise ThreadError(
+                "a session on the GPU in a process that was forked from its own",
+                expected="the process that opened it",
+                fix='open the bundle in the child, and start that by multiprocessing.set_start_method("spawn")',
+            )
         if self._gpu.context is None:
             raise BackendError(
                 "a GPU whose context died and did not come back", expected="a living one", fix="restart the process"
@@ -470,17 +301,3 @@ class Session:
             expected="enough memory for the engine and its buffers",
             fix="close other programs that use the GPU, or open fewer streams",
         )
-
-
-def _describe(driver: Any, handle: Any) -> Device:
-    attribute = driver.device_attribute
-    version = driver.get_driver_version()
-    major, minor = handle.compute_capability()
-    return Device(
-        name=handle.name(),
-        compute_capability=f"{major}.{minor}",
-        driver=f"{version // 1000}.{version % 1000 // 10}",
-        memory_bytes=int(handle.total_memory()),
-        integrated=bool(handle.get_attribute(attribute.INTEGRATED)),
-        maps_host_memory=bool(handle.get_attribute(attribute.CAN_MAP_HOST_MEMORY)),
-    )

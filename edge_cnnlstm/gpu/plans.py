@@ -18,7 +18,7 @@ from typing import Any
 
 from edge_cnnlstm.errors import ConfigError
 from edge_cnnlstm.gpu.board import driver_version, l4t_release
-from edge_cnnlstm.gpu.cuda import Device
+from edge_cnnlstm.gpu.context import Device
 from edge_cnnlstm.gpu.engine import Configuration, Plan, build_plan
 from edge_cnnlstm.gpu.private import PrivateFolder, open_private
 from edge_cnnlstm.gpu.progress import Progress

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from edge_cnnlstm.errors import BackendError, ConfigError, DependencyError
 from edge_cnnlstm.gpu.block import Block
 from edge_cnnlstm.gpu.capture import Graph, Marks
-from edge_cnnlstm.gpu.cuda import Device, Session
+from edge_cnnlstm.gpu.context import Device
+from edge_cnnlstm.gpu.cuda import Session
 from edge_cnnlstm.gpu.engine import WATCH, Engine
 from edge_cnnlstm.runtime.device_state import DeviceState
 from edge_cnnlstm.runtime.device_times import STAGES

@@ -17,11 +17,11 @@ from edge_cnnlstm.bundle.manifest import Graph, Manifest
 from edge_cnnlstm.cli import bundle as bundle_command
 from edge_cnnlstm.cli.__main__ import app
 from edge_cnnlstm.errors import ConfigError, DependencyError, EdgeError
-from edge_cnnlstm.gpu import audit, cuda, tensorrt
-from edge_cnnlstm.gpu.cuda import Device
+from edge_cnnlstm.gpu import audit, context, cuda, tensorrt
+from edge_cnnlstm.gpu.context import Device
 
 ROOT = Path(__file__).parents[2]
-ORIN = Device("Orin", "8.7", "12.6", 8 << 30, integrated=True, maps_host_memory=True)
+ORIN = Device("Orin", "8.7", "12.6", 8 << 30, integrated=True, maps_host_memory=True, multiprocessors=8)
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is built for Linux only")
 
@@ -49,7 +49,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def orin(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Path:
     """A GPU by name only, for which TensorRT-RTX builds: nothing runs on it. The folder is where its plans are kept."""
-    monkeypatch.setattr(cuda, "describe", lambda: ORIN)
+    monkeypatch.setattr(context, "describe", lambda: ORIN)
     load = tensorrt.load
     monkeypatch.setattr(tensorrt, "load", lambda _=False: load(True))
     return cache
@@ -59,9 +59,9 @@ def orin(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Path:
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setitem(sys.modules, "pycuda", None)
     monkeypatch.setitem(sys.modules, "pycuda.driver", None)
-    cuda.gpu.cache_clear()
+    context.gpu.cache_clear()
     yield
-    cuda.gpu.cache_clear()
+    context.gpu.cache_clear()
 
 
 def edge(*words: str | Path) -> Result:
@@ -183,7 +183,7 @@ def test_without_a_gpu_it_says_what_is_missing(tiny_bundle: Path, no_gpu: None, 
 
 
 def test_without_tensorrt_it_says_how_to_get_it(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda, "describe", lambda: ORIN)
+    monkeypatch.setattr(context, "describe", lambda: ORIN)
     for module in ("tensorrt", "tensorrt_rtx"):
         monkeypatch.setitem(sys.modules, module, None)
 

@@ -57,7 +57,7 @@ def filled(piece: int) -> Iterator[list[Any]]:
     """Take all of the GPU's memory but for less than a piece, and give back what is not taken out of the list."""
     import pycuda.driver as driver
 
-    from edge_cnnlstm.gpu.cuda import gpu
+    from edge_cnnlstm.gpu.context import gpu
 
     ballast: list[Any] = []
     gpu().context.push()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -47,6 +48,17 @@ def test_without_cuda_bindings_the_error_says_which_to_get(double: Double) -> No
     double.remove("cuda-bindings")
     with pytest.raises(DependencyError, match=r"(?s)cuda\.bindings.*>=12\.6,<13' with CUDA 12.*>=13' with CUDA 13"):
         load_bindings()
+
+
+def test_bindings_that_are_newer_than_the_driver_are_refused_before_they_miss_a_function(
+    double: Double, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bindings = importlib.import_module("cuda.bindings")
+    monkeypatch.setattr(bindings, "__version__", "14.0.1")
+    with pytest.raises(DependencyError, match=r"cuda-bindings 14\.0\.1, and a driver of CUDA 13"):
+        load_bindings()
+    monkeypatch.setattr(bindings, "__version__", "12.9.4")
+    assert load_bindings()
 
 
 def test_recording_runs_nothing_and_each_launch_runs_it_on_what_lies_there_by_then(

@@ -26,7 +26,7 @@ from edge_cnnlstm.bundle import format as bundle_format
 from edge_cnnlstm.bundle.format import Bundle
 from edge_cnnlstm.bundle.manifest import Graph
 from edge_cnnlstm.errors import BackendError, DependencyError, DeviceMemoryError, EdgeError, ThreadError
-from edge_cnnlstm.gpu import cuda
+from edge_cnnlstm.gpu import context, cuda
 from edge_cnnlstm.gpu.capture import load_bindings
 from edge_cnnlstm.runtime.backends.base import Backend, advance
 from edge_cnnlstm.runtime.backends.ort import OnnxRuntimeBackend
@@ -54,7 +54,7 @@ TRANSFERS = [pytest.param(Wiring(transfer), id=transfer) for transfer in ("copie
 @pytest.fixture(autouse=True, scope="module")
 def _gpu() -> None:
     try:
-        cuda.describe()
+        context.describe()
         load_bindings()
         with cuda.Session():
             compiled()

@@ -19,13 +19,13 @@ import pytest
 
 from edge_cnnlstm.errors import ConfigError, ExportError
 from edge_cnnlstm.gpu import plans
-from edge_cnnlstm.gpu.cuda import Device
+from edge_cnnlstm.gpu.context import Device
 from edge_cnnlstm.gpu.engine import DEFAULT, Configuration, Plan
 from edge_cnnlstm.gpu.plans import MOST, Key, Miss, PlanCache, StoredPlan, default_folder, key_of, plan_for
 from tests.gpu.disk import KEY, NEW, OLD, Disk
 
 ROOT = Path(__file__).parents[2]
-ORIN = Device("Orin", "8.7", "12.6", 8 << 30, integrated=True, maps_host_memory=True)
+ORIN = Device("Orin", "8.7", "12.6", 8 << 30, integrated=True, maps_host_memory=True, multiprocessors=8)
 SMALL = Plan(b"\x00plan\n\xff", 0.25, "tensorrt 10.3.0", 3, {"gates": "fp16"}, None)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edge_cnnlstm.errors import BackendError, DeviceMemoryError
-from edge_cnnlstm.gpu.cuda import Device
+from edge_cnnlstm.gpu.context import Device
 from edge_cnnlstm.runtime.device_step import DeviceStep, Wiring
 from edge_cnnlstm.spec import ModelSpec, StatePair, TensorSpec
 from tests.conftest import tiny_frames
@@ -49,7 +49,7 @@ def advance(step: DeviceStep) -> None:
 
 
 def device(*, integrated: bool, maps: bool) -> Device:
-    return Device("", "8.7", "12.6", 1, integrated=integrated, maps_host_memory=maps)
+    return Device("", "8.7", "12.6", 1, integrated=integrated, maps_host_memory=maps, multiprocessors=8)
 
 
 @pytest.mark.parametrize("integrated", [True, False])

@@ -9,7 +9,7 @@ from functools import partial
 from edge_cnnlstm.bundle.format import Bundle
 from edge_cnnlstm.bundle.manifest import Graph
 from edge_cnnlstm.errors import BackendError, ClosedError, ContextLostError, EdgeError, PlanError
-from edge_cnnlstm.gpu import cuda, tensorrt
+from edge_cnnlstm.gpu import context, tensorrt
 from edge_cnnlstm.gpu.engine import Configuration, Engine, deserialize
 from edge_cnnlstm.gpu.plans import StoredPlan, plan_for
 from edge_cnnlstm.gpu.progress import Progress
@@ -142,7 +142,7 @@ def missing_for_tensorrt() -> EdgeError | None:
     try:
         if is_installed("pycuda"):
             tensorrt.load()  # before a context is made on the GPU for nothing
-        cuda.describe()
+        context.describe()
     except EdgeError as error:
         return error
     return None
@@ -160,7 +160,7 @@ def plan_on_device(
 
     `again` builds it in any case. Raises DependencyError without TensorRT, PyCUDA or a GPU, and what `plan_for` does.
     """
-    device, trt = cuda.describe(), tensorrt.load()
+    device, trt = context.describe(), tensorrt.load()
     return plan_for(
         bundle.graph(graph.name),
         graph.name,

@@ -66,6 +66,9 @@ def make(driver: Driver) -> ModuleType:  # noqa: C901 - a module is made here, w
     def cuGetErrorString(error: CUresult) -> Answer:
         return CUresult.CUDA_SUCCESS, CUresult(error).words.encode()
 
+    def cuDriverGetVersion() -> Answer:
+        return answer(driver.cuDriverGetVersion, int)
+
     def cuDeviceGet(ordinal: int) -> Answer:
         return answer(lambda: driver.cuDeviceGet(ordinal), int)
 
@@ -108,7 +111,7 @@ def make(driver: Driver) -> ModuleType:  # noqa: C901 - a module is made here, w
     module = ModuleType("cuda.bindings.driver")
     for thing in (
         *(CUresult, CUstreamCaptureMode, CUevent_record_flags, CUstream, CUevent, CUgraph, CUgraphExec, CUcontext),
-        *(cuGetErrorString, cuDeviceGet, cuDevicePrimaryCtxReset, cuCtxPopCurrent),
+        *(cuGetErrorString, cuDriverGetVersion, cuDeviceGet, cuDevicePrimaryCtxReset, cuCtxPopCurrent),
         *(cuEventCreate, cuEventDestroy, cuEventRecordWithFlags, cuEventElapsedTime),
         *(cuStreamBeginCapture, cuStreamEndCapture),
         *(cuGraphInstantiate, cuGraphDestroy, cuGraphExecDestroy, cuGraphLaunch),

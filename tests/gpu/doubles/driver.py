@@ -38,6 +38,8 @@ FRESH, GONE = 0xCD, 0xFF
 DISABLE_TIMING = 2
 DEVICEMAP = 2
 INTEGRATED = 18
+DEFAULTS = {16: 8}
+"""Attributes that are neither 0 nor 1: of multiprocessors there are eight."""
 EXTERNAL = 1
 PRIMARY = 0xC0DE
 """The handle of the primary context, which is the same one for ever."""
@@ -283,7 +285,7 @@ class Driver:
 
     @call
     def cuDeviceGetAttribute(self, attribute: int) -> int:
-        return int(self.integrated) if attribute == INTEGRATED else 1
+        return int(self.integrated) if attribute == INTEGRATED else DEFAULTS.get(attribute, 1)
 
     @call
     def cuDevicePrimaryCtxRetain(self) -> int:

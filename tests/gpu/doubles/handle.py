@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from edge_cnnlstm.gpu import capture, cuda
+from edge_cnnlstm.gpu import capture, context
 from edge_cnnlstm.spec import ModelSpec
 from tests.gpu.doubles import cuda_bindings, pycuda_driver, tensorrt_engine
 from tests.gpu.doubles.driver import CUresult, Driver, Fault
@@ -112,6 +112,7 @@ class PythonDouble:
         bindings = cuda_bindings.make(self._driver)
         packages["pycuda"].driver = self._pycuda
         packages["cuda.bindings"].driver = bindings
+        packages["cuda.bindings"].__version__ = "13.5.0"
         for name, module in {**packages, "pycuda.driver": self._pycuda, "cuda.bindings.driver": bindings}.items():
             put(name, module)
 
@@ -202,13 +203,13 @@ def chosen() -> AbstractContextManager[Double]:
 
 
 def forget_found() -> None:
-    cuda.gpu.cache_clear()
+    context.gpu.cache_clear()
     capture.load_bindings.cache_clear()
 
 
 def end_of_process() -> None:
     """Do what the interpreter does when it exits."""
-    if cuda.gpu.cache_info().currsize:
-        found = cuda.gpu()
+    if context.gpu.cache_info().currsize:
+        found = context.gpu()
         atexit.unregister(found._at_exit)
         found._at_exit()

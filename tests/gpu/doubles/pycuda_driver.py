@@ -316,6 +316,7 @@ def make(driver: Driver) -> ModuleType:  # noqa: C901 - a module is made here, w
     class device_attribute:
         INTEGRATED = INTEGRATED
         CAN_MAP_HOST_MEMORY = 19
+        MULTIPROCESSOR_COUNT = 16
 
     class event_flags:
         DEFAULT = 0
