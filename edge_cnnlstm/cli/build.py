@@ -20,7 +20,7 @@ from edge_cnnlstm.bundle.manifest import Graph
 from edge_cnnlstm.cli.console import console, errors, output, unusable_path
 from edge_cnnlstm.errors import ConfigError, EdgeError
 from edge_cnnlstm.gpu import context, tensorrt
-from edge_cnnlstm.gpu.engine import Configuration, build_plan
+from edge_cnnlstm.gpu.engine import DEFAULT, MIB, Configuration, build_plan
 from edge_cnnlstm.gpu.plans import StoredPlan
 from edge_cnnlstm.gpu.private import write_whole
 from edge_cnnlstm.gpu.progress import Progress
@@ -47,6 +47,13 @@ def build(
     optimization_level: Annotated[
         int | None, typer.Option(help="0, quick to build, to 5, tries the most; TensorRT's own choice unless given.")
     ] = None,
+    workspace_mib: Annotated[
+        int, typer.Option(help="Scratch memory that a layer may ask for.")
+    ] = DEFAULT.workspace_bytes // MIB,
+    tactic_mib: Annotated[
+        int | None,
+        typer.Option(help="Memory to try out tactics in, a power of two; TensorRT's own limit unless given."),
+    ] = None,
 ) -> None:
     """Build the graphs that TensorRT runs, and keep the plans for what this user runs on this device.
 
@@ -54,7 +61,8 @@ def build(
     """
     bundle = bundle_format.read(path)
     graphs = [bundle.manifest.graph(graph)] if graph else _for_tensorrt(bundle)
-    configuration = Configuration(batch=streams, optimization_level=optimization_level)
+    tactic_bytes = None if tactic_mib is None else tactic_mib * MIB
+    configuration = Configuration(streams, workspace_mib * MIB, tactic_bytes, optimization_level)
     if destination is not None:
         _prepare(destination, graphs)
     # What is missing is missing for every graph.
@@ -132,7 +140,7 @@ def _line(name: str, found: StoredPlan) -> str:
     plan = found.plan
     built = f"{plan.version} built {name}: {len(plan.data):,} bytes in {plan.seconds:.2f} s"
     how = "from the cache" if found.why is None else found.why
-    where = "kept nowhere" if found.file is None else f"in {found.file}"
+    where = f"in {found.file}" if found.file is not None else "kept nowhere" if found.why else None
     return ", ".join(filter(None, (built, how, where)))
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edge_cnnlstm.errors import BackendError, ConfigError, EdgeError, ExportError, PlanError
+from edge_cnnlstm.errors import BackendError, ConfigError, DeviceMemoryError, EdgeError, ExportError, PlanError
 from edge_cnnlstm.gpu import tensorrt
 from edge_cnnlstm.gpu.network import fix_batch, precisions, watch_outputs
 from edge_cnnlstm.gpu.progress import Progress, monitor
@@ -31,6 +31,10 @@ WATCH = "edge_cnnlstm_memory_size"
 """The output that is added over watched ones, float32 [batch]: how large each stream's memory is in total."""
 
 OUT_OF_MEMORY = re.compile(r"memory|workspace", re.IGNORECASE)
+FULL = re.compile(
+    r"out ?of ?memory|cudaErrorMemoryAllocation|requested size|allocat\w+ (failed|failure)", re.IGNORECASE
+)
+"""What TensorRT says when the device is full, whatever it was asked to do."""
 NO_GPU = re.compile(r"cuda runtime|cudaerror|cuda (initialization|driver|error)", re.IGNORECASE)
 
 
@@ -38,21 +42,23 @@ NO_GPU = re.compile(r"cuda runtime|cudaerror|cuda (initialization|driver|error)"
 class Configuration:
     """What shapes a plan beside the graph: streams that one step advances, and what the builder may use.
 
-    `workspace_bytes` is scratch memory that a layer may ask for, when it is built and when it runs. `tactic_bytes` is
-    what the builder may use to time tactics: left to itself it takes three quarters of a board's memory, which GPU and
-    CPU share. A power of two; the defaults fit a board of 8 GB. `optimization_level` is TensorRT's, 0 (quick to build)
-    to 5 (tries the most); None for its default. Raises ConfigError for what TensorRT would refuse.
+    `workspace_bytes` is scratch memory that a layer may ask for, when it is built and when it runs; the default fits a
+    board of 8 GB. `tactic_bytes`, a power of two, is what the builder may use to time tactics; None for TensorRT's own
+    limit, three quarters of a board's memory. On a board that counts all that the builder itself takes, which has been
+    1.7 to 4.5 GB, and what does not fit is left untried. `optimization_level` is TensorRT's, 0 (quick to build) to 5
+    (tries the most); None for its default. Raises ConfigError for what TensorRT would refuse.
     """
 
     batch: int = 1
     workspace_bytes: int = 1024 * MIB
-    tactic_bytes: int = 2048 * MIB
+    tactic_bytes: int | None = None
     optimization_level: int | None = None
 
     def __post_init__(self) -> None:
         if self.batch < 1:
             raise ConfigError(f"batch {self.batch}", expected="one stream or more", fix="say how many there are")
-        if self.workspace_bytes < 1 or self.tactic_bytes < MIB or self.tactic_bytes & (self.tactic_bytes - 1):
+        tactics = MIB if self.tactic_bytes is None else self.tactic_bytes
+        if self.workspace_bytes < 1 or tactics < MIB or tactics & (tactics - 1):
             raise ConfigError(
                 f"workspace of {self.workspace_bytes} bytes, {self.tactic_bytes} bytes for tactics",
                 expected="a workspace, and for tactics a power of two of at least 1 MiB",
@@ -65,12 +71,18 @@ class Configuration:
                 fix="choose one of these, or leave it out",
             )
 
-    def describe(self) -> str:
-        """Return one line that differs for all that may lead to another plan from the same graph; for cache keys."""
-        level = "default" if self.optimization_level is None else self.optimization_level
+    @property
+    def purpose(self) -> str:
+        """What a plan is for, in a line: one that differs in this serves nobody else."""
+        return f"batch {self.batch}, recipe {RECIPE}"
+
+    @property
+    def effort(self) -> str:
+        """How it is built, in a line: one that differs in this is faster or slower."""
+        tactics, level = self.tactic_bytes, self.optimization_level
         return (
-            f"batch {self.batch}, workspace {self.workspace_bytes}, tactics {self.tactic_bytes}, "
-            f"optimization {level}, recipe {RECIPE}"
+            f"workspace {self.workspace_bytes}, tactics {'default' if tactics is None else tactics}, "
+            f"optimization {'default' if level is None else level}"
         )
 
 
@@ -139,8 +151,8 @@ def build_plan(
     it proves that TensorRT's parser and builder take the graph. `timing_cache` is what an earlier Plan returned.
 
     Raises DependencyError when TensorRT is missing, ExportError with TensorRT's own words when it refuses the graph,
-    BackendError when it has too little memory or no GPU, and ConfigError when it refuses the configuration. Ctrl-C
-    cancels the build, and raises KeyboardInterrupt as soon as TensorRT has come back.
+    DeviceMemoryError when it has too little memory, BackendError without a GPU, and ConfigError when it refuses the
+    configuration. Ctrl-C cancels the build, and raises KeyboardInterrupt as soon as TensorRT has come back.
     """
     trt = tensorrt.load(ahead_of_time)
     logger = tensorrt.logger(trt)
@@ -159,6 +171,7 @@ def build_plan(
         config = builder.create_builder_config()
         _configure(trt, config, configuration, logger)
         _start_timing_from(trt, config, timing_cache)
+        logger.errors.clear()  # a timing cache that was not taken is no reason for what comes
         watcher = monitor(trt, progress, interrupt)
         config.progress_monitor = watcher
         blob = builder.build_serialized_network(network, config)
@@ -180,7 +193,7 @@ def deserialize(data: bytes, name: str, trt: Any) -> Engine:
     """Load a plan that this very TensorRT built on this very GPU; its context is the caller's to make current first.
 
     A plan is code: only load what was built here. Raises PlanError with TensorRT's own words when it is of another
-    version or GPU, or damaged, and BackendError when there is no GPU.
+    version or GPU, or damaged, DeviceMemoryError when it does not fit, and BackendError when there is no GPU.
     """
     logger = tensorrt.logger(trt)
     logger.errors.clear()
@@ -190,6 +203,12 @@ def deserialize(data: bytes, name: str, trt: Any) -> Engine:
         engine = runtime.deserialize_cuda_engine(data)
     if engine is None:
         found = f"plan of graph {name!r}: {tensorrt.version(trt)} cannot load it: {logger.reason}"
+        if FULL.search(logger.reason):
+            raise DeviceMemoryError(
+                found,
+                expected="memory for the engine",
+                fix="close what else fills the device's memory, or open fewer streams",
+            )
         if NO_GPU.search(logger.reason):
             raise _no_gpu(found)
         raise PlanError(
@@ -224,10 +243,9 @@ def _configure(trt: Any, config: Any, configuration: Configuration, logger: Any)
     config.clear_flag(trt.BuilderFlag.TF32)
     if configuration.optimization_level is not None:
         config.builder_optimization_level = configuration.optimization_level
-    limits = {
-        trt.MemoryPoolType.WORKSPACE: configuration.workspace_bytes,
-        trt.MemoryPoolType.TACTIC_DRAM: configuration.tactic_bytes,
-    }
+    limits = {trt.MemoryPoolType.WORKSPACE: configuration.workspace_bytes}
+    if configuration.tactic_bytes is not None:
+        limits[trt.MemoryPoolType.TACTIC_DRAM] = configuration.tactic_bytes
     for pool, limit in limits.items():
         config.set_memory_pool_limit(pool, limit)
         # It returns nothing: what it does not accept it logs, and keeps its default.
@@ -235,7 +253,7 @@ def _configure(trt: Any, config: Any, configuration: Configuration, logger: Any)
             raise ConfigError(
                 f"{tensorrt.version(trt)} does not take a limit of {limit} bytes for {pool.name}: {logger.reason}",
                 expected="a limit that fits this device",
-                fix="choose another limit in the configuration",
+                fix="choose another limit: edge-cnnlstm build --workspace-mib, --tactic-mib",
             )
 
 
@@ -272,11 +290,13 @@ def _needing_a_gpu(trt: Any, logger: Any) -> Iterator[None]:
 def _refusal(trt: Any, name: str, configuration: Configuration, reason: str) -> EdgeError:
     found = f"graph {name!r}: the builder of {tensorrt.version(trt)} refused it: {reason}"
     if OUT_OF_MEMORY.search(reason):
-        return BackendError(
+        tactics = configuration.tactic_bytes
+        return DeviceMemoryError(
             f"{found} (allowed: a workspace of {configuration.workspace_bytes / MIB:,.1f} MiB, "
-            f"{configuration.tactic_bytes / MIB:,.1f} MiB to time tactics)",
+            f"{'three quarters of the memory' if tactics is None else f'{tactics / MIB:,.1f} MiB'} to time tactics)",
             expected="enough memory for at least one way to compute each layer",
-            fix="raise workspace_bytes; where the device itself is full, close what else fills it, or lower the batch",
+            fix="raise the limits (edge-cnnlstm build --workspace-mib, --tactic-mib); where the device itself is full, "
+            "close what else fills it, or open fewer streams",
         )
     if NO_GPU.search(reason):
         return _no_gpu(found)

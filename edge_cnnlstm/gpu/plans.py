@@ -19,7 +19,7 @@ from typing import Any
 from edge_cnnlstm.errors import ConfigError
 from edge_cnnlstm.gpu.board import driver_version, l4t_release
 from edge_cnnlstm.gpu.context import Device
-from edge_cnnlstm.gpu.engine import Configuration, Plan, build_plan
+from edge_cnnlstm.gpu.engine import DEFAULT, Configuration, Plan, build_plan
 from edge_cnnlstm.gpu.private import PrivateFolder, open_private
 from edge_cnnlstm.gpu.progress import Progress
 from edge_cnnlstm.gpu.tensorrt import version
@@ -36,16 +36,20 @@ class Key:
     """All that a plan depends on: one that differs in any of these is not taken.
 
     `graph` is the ONNX file's SHA-256 in hexadecimal, `tensorrt` the module and its full version, `l4t` None off a
-    Jetson, and `configuration` what the builder was asked for, in a line.
+    Jetson. `multiprocessors` and `memory_bytes` tell boards apart that CUDA calls by one name, and power modes.
+    `purpose` is what the plan is for and `effort` how it was built, a line each.
     """
 
     graph: str
     tensorrt: str
     gpu: str
     compute_capability: str
+    multiprocessors: int
+    memory_bytes: int
     driver: str
     l4t: str | None
-    configuration: str
+    purpose: str
+    effort: str
 
     @property
     def plan_file(self) -> str:
@@ -53,9 +57,10 @@ class Key:
         return f"{self.graph[:16]}-{_name(asdict(self))}{_PLAN}"
 
     @property
-    def timing(self) -> dict[str, str]:
+    def timing(self) -> dict[str, Any]:
         """All that a timing cache depends on: graphs share it."""
-        return {"tensorrt": self.tensorrt, "gpu": self.gpu, "compute_capability": self.compute_capability}
+        shared = ("tensorrt", "gpu", "compute_capability", "multiprocessors")
+        return {name: getattr(self, name) for name in shared}
 
     @property
     def timing_file(self) -> str:
@@ -93,22 +98,38 @@ class PlanCache:
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder or default_folder()
 
-    def find(self, key: Key) -> StoredPlan | Miss:
-        """Return the plan that was kept under this key, or why there is none to take."""
+    def find(self, key: Key, *, in_any_effort: bool = False) -> StoredPlan | Miss:
+        """Return the plan that was kept under this key, or why there is none to take.
+
+        `in_any_effort` takes one that was built in another effort, too: that which was built or used last.
+        """
         try:
             with open_private(self._folder) as folder:
-                content = folder.read(key.plan_file)
-                if content is None:
-                    return Miss(_nearest(folder, key))
-                found = _parse(content)
-                if found is None or found[0] != key:
-                    return Miss(f"{folder.path / key.plan_file} is damaged, or not what its name says")
-                folder.touch(key.plan_file)
-                return StoredPlan(found[1], folder.path / key.plan_file)
+                why, like = None, list[Key]()
+                for name in folder.latest_first(_PLAN):
+                    if name == key.plan_file:
+                        found = _parse(folder.read(name) or b"")
+                        sound = found is not None and found[0] == key
+                        why = None if sound else f"{folder.path / name} is damaged, or not what its name says"
+                    elif name.startswith(key.graph[:16]):
+                        found = _other(folder, name)
+                    else:
+                        continue
+                    if found is not None and found[0] in (key, in_any_effort and replace(key, effort=found[0].effort)):
+                        folder.touch(name)
+                        return StoredPlan(found[1], folder.path / name)
+                    like += [found[0]] if found is not None and found[0].graph == key.graph else []
+                return Miss(why or _nearest(like, key))
         except FileNotFoundError:
             return Miss("never built here")
         except OSError as error:
             return Miss(f"{self._folder} cannot be read: {error.strerror}")
+
+    def drop(self, plan: StoredPlan) -> None:
+        """Remove a plan that serves no more; what cannot be removed stays."""
+        if plan.file is not None:
+            with suppress(OSError), open_private(self._folder) as folder, folder.locked():
+                folder.remove(plan.file.name)
 
     def keep(self, key: Key, plan: Plan) -> Path:
         """Keep a plan, whole or not at all, and return where; raises OSError when the disk refuses.
@@ -159,18 +180,17 @@ def plan_for(
     """Return the plan of a graph for this device: the one that was kept, or a new one, which is then kept.
 
     `digest` is the graph's SHA-256 in hexadecimal; `configuration`, `watch` and `progress` are as in `build_plan`;
-    `trt` is the TensorRT that is to run the plan. Where no optimization level is asked for, a plan that was built by
-    hand in whatever level serves, the highest first. `again` takes none, and replaces the one that was kept. A disk
-    that is full or cannot be written costs a warning, not the plan. Raises ConfigError when others can write the
+    `trt` is the TensorRT that is to run the plan. Where nothing is said of how to build it, a plan that was built by
+    hand in any other way serves, too. `again` builds it in any case, in place of the one that would have been taken. A
+    disk that is full or cannot be written costs a warning, not the plan. Raises ConfigError when others can write the
     folder, and whatever `build_plan` raises.
     """
     cache = PlanCache(folder)
-    key, why = key_of(digest, configuration, watch=watch, trt=trt, device=device), "it is to be built again"
-    for each in () if again else _levels(configuration):
-        found = cache.find(key_of(digest, each, watch=watch, trt=trt, device=device))
-        if isinstance(found, StoredPlan):
-            return found
-        why = found.reason
+    key = key_of(digest, configuration, watch=watch, trt=trt, device=device)
+    found = cache.find(key, in_any_effort=configuration.effort == DEFAULT.effort)
+    if isinstance(found, StoredPlan) and not again:
+        return found
+    why = "it is to be built again" if isinstance(found, StoredPlan) else found.reason
     # A start that takes minutes is worth a line to whoever waits for it.
     log.warning("graph %r: building a plan, which may take minutes: %s", name, why)
     plan = build_plan(
@@ -185,6 +205,8 @@ def plan_for(
     file = None
     try:
         file = cache.keep(key, plan)
+        if isinstance(found, StoredPlan) and found.file != file:
+            cache.drop(found)
         if plan.timing_cache is not None:
             cache.keep_timing_cache(key, plan.timing_cache)
     except OSError as error:
@@ -193,18 +215,22 @@ def plan_for(
     return StoredPlan(plan, file, why)
 
 
-def _levels(configuration: Configuration) -> list[Configuration]:
-    """Return what may serve for a configuration, itself last."""
-    levels = range(5, -1, -1) if configuration.optimization_level is None else ()
-    return [*(replace(configuration, optimization_level=level) for level in levels), configuration]
-
-
 def key_of(digest: str, configuration: Configuration, *, watch: Sequence[str], trt: Any, device: Device) -> Key:
     """Return what the plan of a graph depends on here; the arguments are as in `plan_for`."""
     # What CUDA tells of the driver is the version of CUDA that it speaks, which many releases share.
     driver = f"{driver_version() or 'unknown'} with CUDA {device.driver}"
-    asked = f"{configuration.describe()}, watching {', '.join(watch) or 'nothing'}"
-    return Key(digest, version(trt), device.name, device.compute_capability, driver, l4t_release(), asked)
+    return Key(
+        digest,
+        version(trt),
+        device.name,
+        device.compute_capability,
+        device.multiprocessors,
+        device.memory_bytes,
+        driver,
+        l4t_release(),
+        f"{configuration.purpose}, watching {', '.join(watch) or 'nothing'}",
+        configuration.effort,
+    )
 
 
 def default_folder() -> Path:
@@ -225,18 +251,18 @@ def _user_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edge-cnnlstm"
 
 
-def _nearest(folder: PrivateFolder, key: Key) -> str:
+def _other(folder: PrivateFolder, name: str) -> tuple[Key, Plan] | None:
+    """Read a file that was not asked for by its name: whatever is wrong with it is no reason not to build a plan."""
+    with suppress(ConfigError, OSError):
+        return _parse(folder.read(name) or b"")
+    return None
+
+
+def _nearest(like: Sequence[Key], key: Key) -> str:
     """Say what is different about the plan of the same graph that is most like the one asked for."""
-    differences: list[list[str]] = []
-    for name in folder.latest_first(_PLAN):
-        # Whatever is wrong with a file that is not asked for is no reason not to build this one.
-        with suppress(ConfigError, OSError):
-            found = _parse(folder.read(name) or b"") if name.startswith(key.graph[:16]) else None
-            if found is not None and found[0].graph == key.graph:
-                differences.append(_differences(found[0], key))
-    if not differences:
+    if not like:
         return "never built here"
-    nearest = min(differences, key=len)
+    nearest = min([_differences(each, key) for each in like], key=len)
     return f"built before {'; '.join(nearest)}"
 
 
@@ -245,9 +271,12 @@ def _differences(there: Key, here: Key) -> list[str]:
         "tensorrt": "by",
         "gpu": "for GPU",
         "compute_capability": "for compute capability",
+        "multiprocessors": "for multiprocessors",
+        "memory_bytes": "for bytes of memory",
         "driver": "with driver",
         "l4t": "on L4T",
-        "configuration": "as",
+        "purpose": "for",
+        "effort": "with",
     }
     pairs = [(field.name, getattr(there, field.name), getattr(here, field.name)) for field in fields(Key)]
     return [f"{phrases[name]} {old}, this is {new}" for name, old, new in pairs if old != new]

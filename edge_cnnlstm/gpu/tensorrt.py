@@ -9,9 +9,9 @@ import importlib.util
 import logging
 import re
 import signal
+import socket
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
@@ -96,11 +96,37 @@ def logger(trt: Any) -> Any:
     return Logger()
 
 
-@dataclass(slots=True)
 class Interrupt:
-    """Whether Ctrl-C was pressed since interrupts are held."""
+    """Whether Ctrl-C was pressed since interrupts are held; may be asked in any thread."""
 
-    asked: bool = False
+    def __init__(self) -> None:
+        self._pressed = False
+        self._wakes: socket.socket | None = None
+
+    @property
+    def asked(self) -> bool:
+        # Python's own handler has to wait until the main thread is back from TensorRT; the signal's number does not.
+        if not self._pressed and self._wakes is not None:
+            with contextlib.suppress(BlockingIOError):
+                self._pressed = signal.SIGINT in self._wakes.recv(64)
+        return self._pressed
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Hear Ctrl-C, in the main thread only."""
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            ours.setblocking(False)
+            theirs.setblocking(False)
+            handler = signal.signal(signal.SIGINT, lambda _number, _frame: setattr(self, "_pressed", True))
+            woken = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+            self._wakes = ours
+            try:
+                yield
+            finally:
+                self._wakes = None
+                signal.set_wakeup_fd(woken)
+                signal.signal(signal.SIGINT, handler)
 
 
 @contextlib.contextmanager
@@ -116,11 +142,10 @@ def interrupts_held() -> Iterator[Interrupt]:
     if threading.current_thread() is not threading.main_thread() or before in (signal.SIG_IGN, None):
         yield interrupt
         return
-    signal.signal(signal.SIGINT, lambda _number, _frame: setattr(interrupt, "asked", True))
     try:
-        yield interrupt
+        with interrupt.listening():
+            yield interrupt
     finally:
-        signal.signal(signal.SIGINT, before)
         if interrupt.asked:
             signal.raise_signal(signal.SIGINT)  # whoever listened before hears it now
             raise KeyboardInterrupt

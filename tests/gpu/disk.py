@@ -19,7 +19,18 @@ from edge_cnnlstm.gpu.engine import Plan
 from edge_cnnlstm.gpu.plans import Key, PlanCache, StoredPlan
 
 CALLS = {"open", "write", "fsync", "rename", "unlink", "close", "scandir"}
-KEY = Key("ab" * 32, "tensorrt 10.3.0", "Orin", "8.7", "540.4.0 with CUDA 12.6", "36.4.3", "batch 1, watching h_next")
+KEY = Key(
+    graph="ab" * 32,
+    tensorrt="tensorrt 10.3.0",
+    gpu="Orin",
+    compute_capability="8.7",
+    multiprocessors=8,
+    memory_bytes=8 << 30,
+    driver="540.4.0 with CUDA 12.6",
+    l4t="36.4.3",
+    purpose="batch 1, watching h_next",
+    effort="optimization default",
+)
 OLD = Plan(b"old plan" * 50, 1.5, "tensorrt 10.3.0", 7, {"conv_0": "int8"}, None)
 NEW = Plan(b"new plan" * 500, 2.5, "tensorrt 10.3.0", 8, {"conv_0": "fp16"}, None)
 

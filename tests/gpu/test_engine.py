@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from onnx import TensorProto, helper
 
-from edge_cnnlstm.errors import BackendError, ConfigError, ExportError
+from edge_cnnlstm.errors import BackendError, ConfigError, DeviceMemoryError, ExportError, PlanError
 from edge_cnnlstm.gpu import engine, tensorrt
 from edge_cnnlstm.gpu.engine import Configuration, build_plan, deserialize
 
@@ -83,7 +83,7 @@ def test_too_little_memory_says_how_much_was_allowed(tiny_onnx: bytes, caplog: p
     caplog.set_level(logging.ERROR, logger="edge_cnnlstm.gpu")
 
     with pytest.raises(
-        BackendError, match=r"(?s)workspace limit.*2,048\.0 MiB to time tactics.*raise workspace"
+        DeviceMemoryError, match=r"(?s)workspace limit.*three quarters of the memory to time tactics.*--workspace-mib"
     ) as caught:
         build_plan(tiny_onnx, "tiny", Configuration(workspace_bytes=1), ahead_of_time=True)
 
@@ -138,13 +138,38 @@ def test_the_builder_is_told_all_that_is_configured() -> None:
     assert not config.get_flag(trt.BuilderFlag.TF32)
 
 
-def test_a_configuration_is_described_by_all_that_it_holds() -> None:
-    assert Configuration().describe() == (
-        "batch 1, workspace 1073741824, tactics 2147483648, optimization default, recipe 1"
-    )
+def test_a_configuration_is_told_by_all_that_it_holds() -> None:
+    assert Configuration().purpose == "batch 1, recipe 1"
+    assert Configuration().effort == "workspace 1073741824, tactics default, optimization default"
     others = [Configuration(2), Configuration(1, 1 << 20), Configuration(tactic_bytes=1 << 30)]
     others += [Configuration(optimization_level=level) for level in range(6)]
-    assert len({configuration.describe() for configuration in [Configuration(), *others]}) == 10
+    told = {(configuration.purpose, configuration.effort) for configuration in [Configuration(), *others]}
+    assert len(told) == 10
+    assert len({effort for _, effort in told}) == 9
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Error Code 1: Cuda Runtime (out of memory)",
+        "Error Code 2: OutOfMemory (Requested size was 1073741824 bytes.)",
+        "[defaultAllocator.cpp::allocate::31] Error Code 1: Cuda Runtime (cudaErrorMemoryAllocation)",
+    ],
+)
+def test_an_engine_that_finds_no_room_is_no_reason_to_build_it_again(
+    words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Runtime:
+        def __init__(self, logger: Any) -> None:
+            self.logger = logger
+
+        def deserialize_cuda_engine(self, _data: bytes) -> None:
+            self.logger.log(trt.ILogger.ERROR, words)
+
+    monkeypatch.setattr(trt, "Runtime", Runtime)
+    with pytest.raises(DeviceMemoryError, match="cannot load it") as raised:
+        engine.deserialize(b"plan", "tiny", trt)
+    assert not isinstance(raised.value, PlanError)
 
 
 def test_progress_is_told_phase_by_phase(tiny_onnx: bytes) -> None:

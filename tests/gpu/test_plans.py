@@ -110,8 +110,8 @@ def test_without_a_folder_or_a_plan_of_the_graph_it_was_never_built(cache: PlanC
         ({"l4t": "36.5.0"}, "built before on L4T 36.4.3, this is 36.5.0"),
         ({"l4t": None}, "built before on L4T 36.4.3, this is None"),
         (
-            {"configuration": "batch 8, watching h_next"},
-            "built before as batch 1, watching h_next, this is batch 8, watching h_next",
+            {"purpose": "batch 8, watching h_next"},
+            "built before for batch 1, watching h_next, this is batch 8, watching h_next",
         ),
         (
             {"tensorrt": "tensorrt 10.16.2", "l4t": "39.2.0"},
@@ -281,7 +281,7 @@ def test_timing_caches_are_kept_by_tensorrt_and_gpu_whatever_the_graph(cache: Pl
     assert cache.timing_cache(KEY) is None
     file = cache.keep_timing_cache(KEY, b"timings")
 
-    other = replace(KEY, graph="cd" * 32, driver="600.0", l4t=None, configuration="batch 8")
+    other = replace(KEY, graph="cd" * 32, driver="600.0", l4t=None, purpose="batch 8")
     assert cache.timing_cache(other) == b"timings"
     for name in ("tensorrt", "gpu", "compute_capability"):
         another = replace(KEY, **{name: "another"})
@@ -378,7 +378,7 @@ def test_a_plan_is_built_once_and_then_taken(
     assert said(caplog) == ["graph 'tiny': building a plan, which may take minutes: never built here"]
 
 
-def test_a_plan_that_was_built_by_hand_in_another_level_serves_a_run_the_highest_first(
+def test_a_plan_that_was_built_by_hand_in_another_way_serves_a_run_the_last_first(
     tiny_onnx: bytes, trt: Any, folder: Path
 ) -> None:
     levels = {level: Configuration(optimization_level=level) for level in (None, 0, 1)}
@@ -386,6 +386,11 @@ def test_a_plan_that_was_built_by_hand_in_another_level_serves_a_run_the_highest
     assert len(set(files.values())) == 3
 
     assert build(tiny_onnx, trt, folder).file == files[1]
+    again = build(tiny_onnx, trt, folder, again=True)
+    assert (again.file, again.why) == (files[None], "it is to be built again")
+    assert files[1] is not None
+    assert not files[1].exists()
+    assert build(tiny_onnx, trt, folder) == StoredPlan(again.plan, again.file)
     assert build(tiny_onnx, trt, folder, configuration=levels[0]).file == files[0]
     assert build(tiny_onnx, trt, folder, configuration=Configuration(batch=2)).why is not None
 
@@ -402,6 +407,8 @@ def test_all_that_changes_the_plan_is_in_its_key(trt: Any, monkeypatch: pytest.M
         key(watch=("h", "c")),
         key(watch=()),
         key(name="Thor"),
+        key(multiprocessors=4),
+        key(memory_bytes=16 << 30),
         key(compute_capability="11.0"),
         key(driver="13.0"),
     ]
@@ -411,7 +418,7 @@ def test_all_that_changes_the_plan_is_in_its_key(trt: Any, monkeypatch: pytest.M
     monkeypatch.setattr(trt, "__version__", "99.0")
     keys.append(key())
 
-    assert len({each.plan_file for each in keys}) == len(keys) == 12
+    assert len({each.plan_file for each in keys}) == len(keys) == 14
 
 
 def test_a_plan_that_has_no_room_still_serves_and_the_old_one_stays(

@@ -4,6 +4,8 @@ import logging
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -125,3 +127,27 @@ def test_where_ctrl_c_is_ignored_it_stays_ignored() -> None:
         assert not interrupt.asked
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_a_thread_that_tensorrt_builds_in_hears_ctrl_c_while_the_main_thread_cannot() -> None:
+    heard = threading.Event()
+
+    def build(interrupt: tensorrt.Interrupt) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        until = time.monotonic() + 3
+        while not heard.is_set() and time.monotonic() < until:
+            if interrupt.asked:
+                heard.set()
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+    try:
+        with pytest.raises(KeyboardInterrupt), tensorrt.interrupts_held() as interrupt:
+            thread = threading.Thread(target=build, args=(interrupt,))
+            thread.start()
+            # In C, as during a build, until the other thread has heard or given up.
+            signal.sigwait({signal.SIGUSR1})
+            thread.join()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
+    assert heard.is_set()
