@@ -140,14 +140,18 @@ def test_a_thread_that_tensorrt_builds_in_hears_ctrl_c_while_the_main_thread_can
                 heard.set()
         os.kill(os.getpid(), signal.SIGUSR1)
 
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
-    try:
-        with pytest.raises(KeyboardInterrupt), tensorrt.interrupts_held() as interrupt:
+    def hold() -> None:
+        with tensorrt.interrupts_held() as interrupt:
             thread = threading.Thread(target=build, args=(interrupt,))
             thread.start()
             # In C, as during a build, until the other thread has heard or given up.
             signal.sigwait({signal.SIGUSR1})
             thread.join()
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            hold()
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
     assert heard.is_set()
