@@ -19,7 +19,7 @@ from edge_cnnlstm.bundle.format import Bundle
 from edge_cnnlstm.bundle.manifest import Graph
 from edge_cnnlstm.cli.console import console, errors, output, unusable_path
 from edge_cnnlstm.errors import ConfigError, EdgeError
-from edge_cnnlstm.gpu import context, tensorrt
+from edge_cnnlstm.gpu import audit, context, tensorrt
 from edge_cnnlstm.gpu.engine import DEFAULT, MIB, Configuration, build_plan
 from edge_cnnlstm.gpu.plans import StoredPlan
 from edge_cnnlstm.gpu.private import write_whole
@@ -102,7 +102,10 @@ class _Order:
     def _plan(self, graph: Graph) -> StoredPlan:
         if not self.ahead_of_time and self.destination is None:
             with building(graph.name) as progress:
-                return plan_on_device(self.bundle, graph, self.configuration, progress, again=self.again)
+                found = plan_on_device(self.bundle, graph, self.configuration, progress, again=self.again)
+            for stray in audit.examine(found.plan, graph.name, tensorrt.load())[1]:
+                console.print(f"[yellow]{escape(str(stray))}[/]", highlight=False, soft_wrap=True)
+            return found
         with building(graph.name) as progress:
             plan = build_plan(
                 self.bundle.graph(graph.name),

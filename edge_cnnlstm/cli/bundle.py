@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -15,8 +14,8 @@ from edge_cnnlstm.bundle.format import Bundle
 from edge_cnnlstm.cli.build import building
 from edge_cnnlstm.cli.console import output
 from edge_cnnlstm.errors import ConfigError
-from edge_cnnlstm.gpu import audit, cuda, tensorrt
-from edge_cnnlstm.gpu.engine import Configuration, deserialize
+from edge_cnnlstm.gpu import audit, tensorrt
+from edge_cnnlstm.gpu.engine import Configuration
 from edge_cnnlstm.runtime.backends.ort import quantizes_fp16
 from edge_cnnlstm.runtime.backends.trt import plan_on_device
 from edge_cnnlstm.runtime.proof import prove
@@ -75,8 +74,7 @@ def _inspect_engine(bundle: Bundle, name: str | None) -> None:
     graph = fitting[0] if fitting else preferred_graph(manifest, "tensorrt")
     with building(graph.name) as progress:
         plan = plan_on_device(bundle, graph, Configuration(), progress).plan
-    with closing(cuda.Session()) as session, session:
-        layers = audit.layers(deserialize(plan.data, graph.name, tensorrt.load()))
+    layers, strays = audit.examine(plan, graph.name, tensorrt.load())
     sizes = (Column(title, justify="right") for title in ("bytes a step", "of these weights"))
     table = Table("layer", "kind", "precision", Column("tactic", overflow="fold"), *sizes)
     for layer in layers:
@@ -85,7 +83,6 @@ def _inspect_engine(bundle: Bundle, name: str | None) -> None:
             *("–" if size is None else f"{size:,}" for size in (layer.bytes, layer.weight_bytes)),
         )
     output.print(table)
-    strays = audit.strays(layers, plan.precisions)
     for stray in strays:
         output.print(f"[yellow]{escape(str(stray))}[/]", highlight=False, soft_wrap=True)
     output.print(

@@ -10,12 +10,14 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 from edge_cnnlstm.errors import BackendError
 from edge_cnnlstm.gpu import tensorrt
-from edge_cnnlstm.gpu.engine import Engine
+from edge_cnnlstm.gpu.cuda import Session
+from edge_cnnlstm.gpu.engine import Engine, Plan, deserialize
 
 UNKNOWN = "unknown"
 
@@ -113,6 +115,16 @@ class Stray:
         runs = "what it runs in cannot be told" if self.found == UNKNOWN else f"runs in {self.found}"
         where = "" if self.layer == self.name else f", in {self.layer!r}"
         return f"{self.name}: planned {self.planned}, {runs}{where}"
+
+
+def examine(plan: Plan, name: str, trt: Any) -> tuple[list[EngineLayer], list[Stray]]:
+    """Load a plan on this device's GPU, and return its layers and those that do not run as planned.
+
+    Raises what `deserialize` and `layers` raise, and DependencyError without a GPU.
+    """
+    with closing(Session()) as session, session:
+        found = layers(deserialize(plan.data, name, trt))
+    return found, strays(found, plan.precisions)
 
 
 def layers(loaded: Engine) -> list[EngineLayer]:

@@ -60,7 +60,7 @@ class Configuration:
         tactics = MIB if self.tactic_bytes is None else self.tactic_bytes
         if self.workspace_bytes < 1 or tactics < MIB or tactics & (tactics - 1):
             raise ConfigError(
-                f"workspace of {self.workspace_bytes} bytes, {self.tactic_bytes} bytes for tactics",
+                f"limits of {self.workspace_bytes} bytes for a workspace and {tactics} for tactics",
                 expected="a workspace, and for tactics a power of two of at least 1 MiB",
                 fix="choose other limits, or leave them out",
             )
