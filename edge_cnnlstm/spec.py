@@ -177,6 +177,11 @@ class ModelSpec(_Strict):
         """Frame width in pixels."""
         return self.frame.shape[2]
 
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """What a caller writes at every step: the frame, and dt where the network asks for it."""
+        return (self.frame, self.dt) if self.dt else (self.frame,)
+
     def batched(self, streams: int) -> ModelSpec:
         """Return what the same graph looks like to so many streams at once."""
         return replace(

@@ -82,9 +82,7 @@ class Network:
         """Return direction, shape and dtype of everything that a step reads and writes, as an engine does."""
         spec = self.spec
         found: dict[str, tuple[str, tuple[int, ...], str]]
-        found = {spec.frame.name: ("input", spec.frame.shape, spec.frame.dtype)}
-        if spec.dt:
-            found[spec.dt.name] = ("input", spec.dt.shape, spec.dt.dtype)
+        found = {tensor.name: ("input", tensor.shape, tensor.dtype) for tensor in spec.inputs}
         for pair in spec.states:
             found[pair.input] = ("input", pair.shape, pair.dtype)
             found[pair.output] = ("output", pair.shape, pair.dtype)

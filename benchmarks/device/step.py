@@ -127,8 +127,7 @@ def bare(step: DeviceStep, pixels: Iterator[Pixels]) -> Callable[[], None]:
 def memory_copied(backend: TensorRtBackend) -> int:
     """Return what a step copies beyond frames in and answers out; each of these begins at a multiple of ALIGNMENT."""
     spec = backend.spec
-    copied = [spec.frame, *([spec.dt] if spec.dt else []), *spec.outputs]
-    sizes = [tensor.zeros().nbytes for tensor in copied] + [4 * spec.batch]
+    sizes = [tensor.zeros().nbytes for tensor in (*spec.inputs, *spec.outputs)] + [4 * spec.batch]
     return max(0, backend.bytes_copied - sum(-(-size // ALIGNMENT) * ALIGNMENT for size in sizes))
 
 

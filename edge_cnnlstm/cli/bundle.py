@@ -19,7 +19,7 @@ from edge_cnnlstm.gpu.engine import Configuration
 from edge_cnnlstm.runtime.backends.ort import quantizes_fp16
 from edge_cnnlstm.runtime.backends.trt import plan_on_device
 from edge_cnnlstm.runtime.proof import prove
-from edge_cnnlstm.runtime.selection import load_engine, preferred_graph, tensorrt_graphs
+from edge_cnnlstm.runtime.selection import load_engine, preferred_graph
 from edge_cnnlstm.spec import StateRules
 
 BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle, such as model.edge.")]
@@ -69,9 +69,7 @@ def inspect(
 
 def _inspect_engine(bundle: Bundle, name: str | None) -> None:
     """Show the layers of one graph's engine, and those that do not run in the precision that the graph says."""
-    manifest = bundle.manifest
-    fitting = [manifest.graph(name)] if name else tensorrt_graphs(manifest)
-    graph = fitting[0] if fitting else preferred_graph(manifest, "tensorrt")
+    graph = bundle.manifest.graph(name) if name else preferred_graph(bundle.manifest, "tensorrt")
     with building(graph.name) as progress:
         plan = plan_on_device(bundle, graph, Configuration(), progress).plan
     layers, strays = audit.examine(plan, graph.name, tensorrt.load())

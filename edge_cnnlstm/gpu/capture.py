@@ -13,6 +13,7 @@ from functools import cache
 from typing import Any
 
 from edge_cnnlstm.errors import BackendError, DependencyError
+from edge_cnnlstm.gpu.context import refused
 
 FITTING = "NVIDIA's bindings of the CUDA driver, in the version of this machine's CUDA"
 FIX = "pip install 'cuda-bindings>=12.6,<13' with CUDA 12, 'cuda-bindings>=13' with CUDA 13"
@@ -132,9 +133,5 @@ def _checked(doing: str, answer: tuple[Any, ...]) -> Any:
     if int(status):
         driver = load_bindings()
         _, words = driver.cuGetErrorString(status)
-        raise BackendError(
-            f"the GPU could not {doing}: {words.decode() if words else status}",
-            expected="CUDA to do it",
-            fix="look at `dmesg`; if this comes again, restart the process",
-        )
+        raise refused(doing, words.decode() if words else status)
     return values[0] if values else None

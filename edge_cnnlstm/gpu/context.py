@@ -69,7 +69,7 @@ class Gpu:
         self.driver = driver
         self.process = os.getpid()
         self.generation = 0
-        """Grows with every reset: what was made before one is gone."""
+        """Grows with every reset, by which it is told which death was answered."""
         self.patience = AT_ONCE
         """Seconds for which a thread waits to enter a session in which another is."""
         self._lock = threading.Lock()
@@ -102,10 +102,9 @@ class Gpu:
         with self._lending:
             self._lent = [(array, memory) for array, memory in self._lent if array() is not None]
 
-    def bury(self, remains: Any, generation: int) -> None:
+    def bury(self, remains: Any) -> None:
         """Keep what lies in a dead context until that is detached: PyCUDA would try to free it, and complain."""
-        if generation == self.generation:
-            self._remains.append(remains)
+        self._remains.append(remains)
 
     def reset(self, generation: int) -> None:
         """Destroy a context that died, for everyone in this process, and begin a new one; once for each death.
@@ -199,6 +198,15 @@ def gpu() -> Gpu:
             expected="an NVIDIA GPU that this user may use",
             fix="look at `nvidia-smi`, or on a Jetson at the groups of this user (video, render)",
         ) from error
+
+
+def refused(doing: str, why: object) -> BackendError:
+    """Return the error for what CUDA refuses to do, in its own words."""
+    return BackendError(
+        f"the GPU could not {doing}: {why}",
+        expected="CUDA to do it",
+        fix="look at `dmesg`; if this comes again, restart the process",
+    )
 
 
 def _describe(driver: Any, handle: Any) -> Device:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_cnnlstm.errors import BackendError, ClosedError, DeviceMemoryError, ThreadError
-from edge_cnnlstm.gpu.context import Device, find
+from edge_cnnlstm.gpu.context import Device, find, refused
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -213,7 +213,7 @@ class Session:
 
     def abandon(self) -> None:
         """Give up what was held in a context that died; the session is closed."""
-        self._gpu.bury((self._undo.pop_all(), self._stream, self._done), self._generation)
+        self._gpu.bury((self._undo.pop_all(), self._stream, self._done))
         self._forget()
 
     def revive(self) -> None:
@@ -264,10 +264,6 @@ class Session:
             raise BackendError(
                 "a GPU whose context died and did not come back", expected="a living one", fix="restart the process"
             )
-        if self._generation != self._gpu.generation:
-            raise BackendError(
-                "a session on the GPU whose context died", expected="a living one", fix="open the bundle again"
-            )
 
     def _check_inside(self) -> None:
         if self._holder != threading.get_ident():
@@ -288,11 +284,7 @@ class Session:
 
     def _failed(self, doing: str, error: Exception) -> BackendError:
         if not isinstance(error, self._driver.MemoryError):
-            return BackendError(
-                f"the GPU could not {doing}: {error}",
-                expected="CUDA to do it",
-                fix="look at `dmesg`; if this comes again, restart the process",
-            )
+            return refused(doing, error)
         free = "an unknown number of"
         with contextlib.suppress(self._driver.Error):
             free = "{:,} of {:,}".format(*self._driver.mem_get_info())

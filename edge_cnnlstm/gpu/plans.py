@@ -20,7 +20,7 @@ from edge_cnnlstm.errors import ConfigError
 from edge_cnnlstm.gpu.board import driver_version, l4t_release
 from edge_cnnlstm.gpu.context import Device
 from edge_cnnlstm.gpu.engine import DEFAULT, Configuration, Plan, build_plan
-from edge_cnnlstm.gpu.private import PrivateFolder, open_private
+from edge_cnnlstm.gpu.private import PrivateFolder, open_private, user_folder
 from edge_cnnlstm.gpu.progress import Progress
 from edge_cnnlstm.gpu.tensorrt import version
 
@@ -238,17 +238,13 @@ def default_folder() -> Path:
     try:
         # systemd may hand over several.
         given = os.environ.get("CACHE_DIRECTORY", "").partition(":")[0]
-        return Path(given or _user_folder()) / "plans"
+        return Path(given or user_folder()) / "plans"
     except RuntimeError as error:
         raise ConfigError(
             f"no folder for plans: {error}",
             expected="CACHE_DIRECTORY, XDG_CACHE_HOME or a user with a home",
             fix="set CACHE_DIRECTORY to a folder that only this user can write",
         ) from error
-
-
-def _user_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edge-cnnlstm"
 
 
 def _other(folder: PrivateFolder, name: str) -> tuple[Key, Plan] | None:

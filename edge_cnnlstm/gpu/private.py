@@ -115,6 +115,11 @@ def open_private(path: Path, *, make: bool = False) -> Iterator[PrivateFolder]:
         os.close(descriptor)
 
 
+def user_folder() -> Path:
+    """Return where this user keeps what can be made again; raises RuntimeError for a user without a home."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edge-cnnlstm"
+
+
 def write_whole(folder: int, name: str, data: bytes, mode: int = 0o600) -> None:
     """Write a file into an open folder: whole, and safe from a power cut, or not at all. Raises OSError.
 

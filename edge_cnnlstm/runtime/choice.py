@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_cnnlstm.bundle.manifest import Graph, Manifest
+from edge_cnnlstm.gpu.private import user_folder
 from edge_cnnlstm.provenance import cpu_model, versions
 from edge_cnnlstm.runtime.optional import is_installed
 
@@ -128,7 +129,7 @@ def _speed(said: str) -> float:
 
 
 def _file() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edge-cnnlstm" / "fastest.json"
+    return user_folder() / "fastest.json"
 
 
 def _remembered() -> dict[str, Any]:

@@ -130,12 +130,17 @@ class DeviceStep:
         self._session.close()
         self._drop_engine()
 
+    @property
+    def _written(self) -> list[TensorSpec]:
+        """What the engine answers, and how large it says the memory is."""
+        watch = [TensorSpec(WATCH, (self.spec.batch,), "float32")] if self.spec.states else []
+        return [*self.spec.outputs, *watch]
+
     def _allocate(self, session: Session, *, mapped: bool) -> None:
         spec = self.spec
-        watch = [TensorSpec(WATCH, (spec.batch,), "float32")] if spec.states else []
-        self._inputs = Block(session, [spec.frame, *([spec.dt] if spec.dt else [])], "frames", mapped=mapped)
+        self._inputs = Block(session, spec.inputs, "frames", mapped=mapped)
         # One a direction: what is known of the memory on one side must outlive the step that reads it.
-        self._outputs = [Block(session, [*spec.outputs, *watch], "answers", mapped=mapped) for _ in DIRECTIONS]
+        self._outputs = [Block(session, self._written, "answers", mapped=mapped) for _ in DIRECTIONS]
         self.bytes_copied = self._inputs.bytes_copied + self._outputs[0].bytes_copied
         self.frames = self._inputs.arrays[spec.frame.name]
         self.dt = self._inputs.arrays[spec.dt.name] if spec.dt else np.zeros((spec.batch, 1), np.float32)
@@ -248,12 +253,10 @@ class DeviceStep:
     def _check_signature(self, loaded: Engine) -> None:
         """Raw addresses are only safe when the engine agrees about every shape and type."""
         spec = self.spec
-        read = [spec.frame, *([spec.dt] if spec.dt else [])]
-        expected = {tensor.name: ("input", tensor.shape, tensor.dtype) for tensor in read}
+        expected = {tensor.name: ("input", tensor.shape, tensor.dtype) for tensor in spec.inputs}
         expected |= {pair.input: ("input", pair.shape, pair.dtype) for pair in spec.states}
         expected |= {pair.output: ("output", pair.shape, pair.dtype) for pair in spec.states}
-        expected |= {output.name: ("output", output.shape, output.dtype) for output in spec.outputs}
-        expected |= {WATCH: ("output", (spec.batch,), "float32")} if spec.states else {}
+        expected |= {output.name: ("output", output.shape, output.dtype) for output in self._written}
         if (found := loaded.tensors()) != expected:
             raise BackendError(
                 f"the engine's inputs and outputs are {found}",

@@ -115,9 +115,10 @@ def preferred_graph(manifest: Manifest, backend: str = "onnxruntime") -> Graph:
 
     For TensorRT that is the one that the export chose for it.
     """
-    fitting = [graph for graph in manifest.graphs if graph.dialect in DIALECTS[backend]]
     if "tensorrt" in DIALECTS[backend]:
         fitting = tensorrt_graphs(manifest)
+    else:
+        fitting = [graph for graph in manifest.graphs if graph.dialect in DIALECTS[backend]]
     if not fitting:
         raise ConfigError(
             f"a bundle with graphs {[graph.name for graph in manifest.graphs]}",

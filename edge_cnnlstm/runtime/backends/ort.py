@@ -157,8 +157,7 @@ def bind_array(bind: Any, name: str, buffer: NDArray[np.generic]) -> None:
 def check_signature(session: Any, spec: ModelSpec) -> None:
     """Raise BackendError unless a graph agrees about every shape and type: only then are raw addresses safe."""
     types = {"uint8": "tensor(uint8)", "float32": "tensor(float)"}
-    expected = {spec.frame.name: (spec.frame.shape, types[spec.frame.dtype])}
-    expected |= {spec.dt.name: (spec.dt.shape, types[spec.dt.dtype])} if spec.dt else {}
+    expected = {tensor.name: (tensor.shape, types[tensor.dtype]) for tensor in spec.inputs}
     expected |= {pair.input: (pair.shape, types[pair.dtype]) for pair in spec.states}
     expected |= {pair.output: (pair.shape, types[pair.dtype]) for pair in spec.states}
     expected |= {output.name: (output.shape, types[output.dtype]) for output in spec.outputs}
