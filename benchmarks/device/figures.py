@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.device.stand_in import NAME as STAND_IN
-from benchmarks.goals import Figure
-from benchmarks.latency import percentile
+from benchmarks.goals import Figure, median
+from benchmarks.statistics import percentile
 from edge_cnnlstm.runtime.account import SAMPLES
 
 Answers = Sequence[dict[str, Any]]
@@ -127,18 +127,12 @@ def _times(answers: Answers, goal: float | None) -> list[Figure]:
 
 def _ratio(name: str, over: Answers, under: Answers, series: str = "step_ns", goal: float | None = None) -> Figure:
     ratios = [_p50(upper, series) / _p50(lower, series) for upper, lower in zip(over, under, strict=True)]
-    return _figure(name, ratios, min(len(_all(over, series)), len(_all(under, series))), goal)
+    return median(name, ratios, min(len(_all(over, series)), len(_all(under, series))), goal, at_most=False)
 
 
 def _within(name: str, answers: Answers, over: str, under: str, goal: float) -> Figure:
     ratios = [_p50(answer, over) / _p50(answer, under) for answer in answers]
-    return _figure(name, ratios, len(_all(answers, over)), goal, at_most=True)
-
-
-def _figure(
-    name: str, values: Sequence[float], samples: int, goal: float | None = None, *, at_most: bool = False
-) -> Figure:
-    return Figure(name, statistics.median(values), samples, min(values), max(values), goal, at_most)
+    return median(name, ratios, len(_all(answers, over)), goal)
 
 
 def _p50(answer: dict[str, Any], series: str = "step_ns") -> int:

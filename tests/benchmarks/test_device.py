@@ -17,7 +17,7 @@ from benchmarks.device.figures import Case, figures, summary
 from benchmarks.device.network import KERNELS, SOURCE, Network, addresses
 from benchmarks.device.stand_in import NAME as STAND_IN
 from benchmarks.goals import Figure
-from benchmarks.runtime.processes import measure
+from benchmarks.processes import measure
 from edge_cnnlstm.bundle import format as bundle_format
 from edge_cnnlstm.errors import BackendError
 from edge_cnnlstm.gpu.engine import WATCH
