@@ -18,7 +18,7 @@ from edge_cnnlstm.bundle import format as bundle_format
 from edge_cnnlstm.bundle.format import Bundle
 from edge_cnnlstm.bundle.manifest import Graph
 from edge_cnnlstm.cli.console import console, errors, output, unusable_path
-from edge_cnnlstm.errors import ConfigError, EdgeError
+from edge_cnnlstm.errors import ConfigError, EdgeError, PlanError
 from edge_cnnlstm.gpu import audit, context, tensorrt
 from edge_cnnlstm.gpu.engine import DEFAULT, MIB, Configuration, build_plan
 from edge_cnnlstm.gpu.plans import StoredPlan
@@ -103,8 +103,8 @@ class _Order:
         if not self.ahead_of_time and self.destination is None:
             with building(graph.name) as progress:
                 found = plan_on_device(self.bundle, graph, self.configuration, progress, again=self.again)
-            for stray in audit.examine(found.plan, graph.name, tensorrt.load())[1]:
-                console.print(f"[yellow]{escape(str(stray))}[/]", highlight=False, soft_wrap=True)
+            for words in _strays(graph.name, found):
+                console.print(f"[yellow]{escape(words)}[/]", highlight=False, soft_wrap=True)
             return found
         with building(graph.name) as progress:
             plan = build_plan(
@@ -118,6 +118,16 @@ class _Order:
         if self.destination is not None:
             _write(self.destination, plan.data)
         return StoredPlan(plan, self.destination, why="")
+
+
+def _strays(name: str, found: StoredPlan) -> list[str]:
+    """Say which layers do not run as planned; an engine that is not understood may be sound."""
+    try:
+        return [str(stray) for stray in audit.examine(found.plan, name, tensorrt.load())[1]]
+    except PlanError:
+        raise
+    except EdgeError as error:
+        return [f"graph {name!r} was built, but what it runs in was not looked at: {error.found}"]
 
 
 def _for_tensorrt(bundle: Bundle) -> list[Graph]:

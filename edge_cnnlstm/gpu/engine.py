@@ -30,11 +30,6 @@ RECIPE = 1
 WATCH = "edge_cnnlstm_memory_size"
 """The output that is added over watched ones, float32 [batch]: how large each stream's memory is in total."""
 
-OUT_OF_MEMORY = re.compile(r"memory|workspace", re.IGNORECASE)
-FULL = re.compile(
-    r"out ?of ?memory|cudaErrorMemoryAllocation|requested size|allocat\w+ (failed|failure)", re.IGNORECASE
-)
-"""What TensorRT says when the device is full, whatever it was asked to do."""
 NO_GPU = re.compile(r"cuda runtime|cudaerror|cuda (initialization|driver|error)", re.IGNORECASE)
 
 
@@ -156,7 +151,7 @@ def build_plan(
     """
     trt = tensorrt.load(ahead_of_time)
     logger = tensorrt.logger(trt)
-    logger.errors.clear()
+    tensorrt.forget(logger)
     started = time.monotonic()
     with tensorrt.interrupts_held() as interrupt:
         with _needing_a_gpu(trt, logger):
@@ -171,14 +166,14 @@ def build_plan(
         config = builder.create_builder_config()
         _configure(trt, config, configuration, logger)
         _start_timing_from(trt, config, timing_cache)
-        logger.errors.clear()  # a timing cache that was not taken is no reason for what comes
+        tensorrt.forget(logger)  # a timing cache that was not taken is no reason for what comes
         watcher = monitor(trt, progress, interrupt)
         config.progress_monitor = watcher
         blob = builder.build_serialized_network(network, config)
     if watcher.failure is not None:
         raise watcher.failure
     if blob is None:
-        raise _refusal(trt, name, configuration, logger.reason)
+        raise _refusal(trt, name, config, logger)
     return Plan(
         bytes(blob),
         time.monotonic() - started,
@@ -196,22 +191,14 @@ def deserialize(data: bytes, name: str, trt: Any) -> Engine:
     version or GPU, or damaged, DeviceMemoryError when it does not fit, and BackendError when there is no GPU.
     """
     logger = tensorrt.logger(trt)
-    logger.errors.clear()
+    tensorrt.forget(logger)
     with tensorrt.interrupts_held():
         with _needing_a_gpu(trt, logger):
             runtime = trt.Runtime(logger)
         engine = runtime.deserialize_cuda_engine(data)
     if engine is None:
         found = f"plan of graph {name!r}: {tensorrt.version(trt)} cannot load it: {logger.reason}"
-        if FULL.search(logger.reason):
-            raise DeviceMemoryError(
-                found,
-                expected="memory for the engine",
-                fix="close what else fills the device's memory, or open fewer streams",
-            )
-        if NO_GPU.search(logger.reason):
-            raise _no_gpu(found)
-        raise PlanError(
+        raise _failure_of_gpu(found, logger) or PlanError(
             found,
             expected="a plan that this version of TensorRT built on this GPU",
             fix="build it again on this machine: edge-cnnlstm build --again",
@@ -284,27 +271,33 @@ def _needing_a_gpu(trt: Any, logger: Any) -> Iterator[None]:
     try:
         yield
     except TypeError as error:
-        raise _no_gpu(f"{tensorrt.version(trt)} does not start: {logger.reason}") from error
+        found = f"{tensorrt.version(trt)} does not start: {logger.reason}"
+        raise _failure_of_gpu(found, logger) or _no_gpu(found) from error
 
 
-def _refusal(trt: Any, name: str, configuration: Configuration, reason: str) -> EdgeError:
-    found = f"graph {name!r}: the builder of {tensorrt.version(trt)} refused it: {reason}"
-    if OUT_OF_MEMORY.search(reason):
-        tactics = configuration.tactic_bytes
-        return DeviceMemoryError(
-            f"{found} (allowed: a workspace of {configuration.workspace_bytes / MIB:,.1f} MiB, "
-            f"{'three quarters of the memory' if tactics is None else f'{tactics / MIB:,.1f} MiB'} to time tactics)",
-            expected="enough memory for at least one way to compute each layer",
-            fix="raise the limits (edge-cnnlstm build --workspace-mib, --tactic-mib); where the device itself is full, "
-            "close what else fills it, or open fewer streams",
-        )
-    if NO_GPU.search(reason):
-        return _no_gpu(found)
-    return ExportError(
+def _refusal(trt: Any, name: str, config: Any, logger: Any) -> EdgeError:
+    found = f"graph {name!r}: the builder of {tensorrt.version(trt)} refused it: {logger.reason}"
+    pools = trt.MemoryPoolType.WORKSPACE, trt.MemoryPoolType.TACTIC_DRAM
+    workspace, tactics = (f"{config.get_memory_pool_limit(pool) / MIB:,.1f} MiB" for pool in pools)
+    allowed = f" (allowed: a workspace of {workspace}, {tactics} to time tactics)"
+    return _failure_of_gpu(found, logger, allowed) or ExportError(
         found,
         expected="a graph of operators that TensorRT builds",
         fix="change the layer that the node is named after, or leave it out of the export",
     )
+
+
+def _failure_of_gpu(found: str, logger: Any, allowed: str = "") -> BackendError | None:
+    """Return what TensorRT's words say of the GPU, None when they say nothing of it; `allowed` to a builder."""
+    if logger.shortage:
+        more = "" if logger.shortage in found else f"; {logger.shortage}"
+        limits = "; where too little was allowed: edge-cnnlstm build --workspace-mib, --tactic-mib" if allowed else ""
+        return DeviceMemoryError(
+            found + more + allowed,
+            expected="enough memory, which a Jetson's GPU shares with everything else",
+            fix=f"close what else fills the device's memory, or open fewer streams{limits}",
+        )
+    return _no_gpu(found) if NO_GPU.search(logger.reason) else None
 
 
 def _no_gpu(found: str) -> BackendError:

@@ -36,7 +36,8 @@ class Key:
     """All that a plan depends on: one that differs in any of these is not taken.
 
     `graph` is the ONNX file's SHA-256 in hexadecimal, `tensorrt` the module and its full version, `l4t` None off a
-    Jetson. `multiprocessors` and `memory_bytes` tell boards apart that CUDA calls by one name, and power modes.
+    Jetson. `multiprocessors` and `memory_gib` tell boards apart that CUDA calls by one name, and power modes; the
+    memory is rounded up, because a start of a board may leave a little more or less of it.
     `purpose` is what the plan is for and `effort` how it was built, a line each.
     """
 
@@ -45,7 +46,7 @@ class Key:
     gpu: str
     compute_capability: str
     multiprocessors: int
-    memory_bytes: int
+    memory_gib: int
     driver: str
     l4t: str | None
     purpose: str
@@ -225,7 +226,7 @@ def key_of(digest: str, configuration: Configuration, *, watch: Sequence[str], t
         device.name,
         device.compute_capability,
         device.multiprocessors,
-        device.memory_bytes,
+        -(-device.memory_bytes >> 30),
         driver,
         l4t_release(),
         f"{configuration.purpose}, watching {', '.join(watch) or 'nothing'}",
@@ -268,7 +269,7 @@ def _differences(there: Key, here: Key) -> list[str]:
         "gpu": "for GPU",
         "compute_capability": "for compute capability",
         "multiprocessors": "for multiprocessors",
-        "memory_bytes": "for bytes of memory",
+        "memory_gib": "for GiB of memory",
         "driver": "with driver",
         "l4t": "on L4T",
         "purpose": "for",

@@ -7,6 +7,7 @@ import functools
 import importlib
 import importlib.util
 import logging
+import os
 import re
 import signal
 import socket
@@ -33,6 +34,19 @@ NEWER = {
     "tensorrt": "on a Jetson: flash JetPack 6.1 or newer, whose TensorRT is 10.3; elsewhere: pip install -U tensorrt",
     "tensorrt_rtx": FIX["tensorrt_rtx"],
 }
+
+SHORTAGE = re.compile(
+    r"out ?of ?memory|cudaErrorMemoryAllocation|requested amount of gpu memory|memory is insufficient"
+    r"|insufficient memory|workspace limit|cuda initialization failure with error: 2\b",
+    re.IGNORECASE,
+)
+"""What TensorRT 10 to 11 and TensorRT-RTX say where memory is lacking; the last is cudaErrorMemoryAllocation.
+
+Not so an empty plan, which TensorRT calls "an empty memory buffer".
+"""
+TELLS_SIZE = re.compile(r"request\D*\d", re.IGNORECASE)
+NO_NEWS = re.compile(r"Converting conv (activation|weight) scales to fp32")
+"""What TensorRT-RTX warns of at every int8 convolution."""
 
 log = logging.getLogger(__name__)
 
@@ -71,24 +85,29 @@ def logger(trt: Any) -> Any:
 
     TensorRT itself has but one, as long as a builder, a runtime or an engine lives, and ignores any other. It keeps
     what is reported as errors in `errors`, the first MOST_ERRORS of them; `reason` is the first, which says why the
-    others followed. Clear `errors` before a call whose failure is to be explained.
+    others followed. `shortage` is what it said of memory that was lacking, the last with a size if there is one, ""
+    when it did not. Let it `forget` before a call whose failure is to be explained.
     """
 
     class Logger(trt.ILogger):  # type: ignore[misc]  # the base class exists only once TensorRT is imported
         def __init__(self) -> None:
             super().__init__()
             self.errors: list[str] = []
+            self.shortage = ""
 
         @property
         def reason(self) -> str:
             return self.errors[0] if self.errors else "no reason given"
 
         def log(self, severity: Any, message: str) -> None:
+            # How much was asked for it says in a warning.
+            if SHORTAGE.search(message) and (TELLS_SIZE.search(message) or not self.shortage):
+                self.shortage = message
             if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
                 if len(self.errors) < MOST_ERRORS:
                     self.errors.append(message)
                 log.error(message)
-            elif severity == trt.ILogger.WARNING:
+            elif severity == trt.ILogger.WARNING and not NO_NEWS.search(message):
                 log.warning(message)
             else:
                 log.debug(message)
@@ -96,11 +115,18 @@ def logger(trt: Any) -> Any:
     return Logger()
 
 
+def forget(logger: Any) -> None:
+    """Let a logger keep nothing of what was said before."""
+    logger.errors.clear()
+    logger.shortage = ""
+
+
 class Interrupt:
     """Whether Ctrl-C was pressed since interrupts are held; may be asked in any thread."""
 
     def __init__(self) -> None:
         self._pressed = False
+        self._heard = bytearray()
         self._wakes: socket.socket | None = None
 
     @property
@@ -108,8 +134,8 @@ class Interrupt:
         # Python's own handler has to wait until the main thread is back from TensorRT; the signal's number does not.
         if not self._pressed and self._wakes is not None:
             with contextlib.suppress(BlockingIOError):
-                self._pressed = signal.SIGINT in self._wakes.recv(64)
-        return self._pressed
+                self._heard.extend(self._wakes.recv(4096))
+        return self._pressed or signal.SIGINT in self._heard
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
@@ -124,9 +150,13 @@ class Interrupt:
             try:
                 yield
             finally:
-                self._wakes = None
                 signal.set_wakeup_fd(woken)
                 signal.signal(signal.SIGINT, handler)
+                self._pressed, self._wakes = self.asked, None
+                # Whoever is woken by signals, as asyncio is, would miss those that came meanwhile.
+                if woken != -1:
+                    with contextlib.suppress(OSError):
+                        os.write(woken, self._heard.replace(bytes([signal.SIGINT]), b""))
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 from edge_cnnlstm.bundle import format as bundle_format
 from edge_cnnlstm.bundle.manifest import Graph, Manifest
 from edge_cnnlstm.cli.__main__ import app
-from edge_cnnlstm.errors import ConfigError, DependencyError, EdgeError
+from edge_cnnlstm.errors import BackendError, ConfigError, DependencyError, EdgeError
 from edge_cnnlstm.gpu import audit, context, tensorrt
 from edge_cnnlstm.gpu.context import Device
 
@@ -290,3 +290,16 @@ def test_inspect_shows_the_engines_layers_and_those_that_run_in_another_precisio
     built = edge("build", tiny_bundle, "--again")
     assert built.exit_code == 0
     assert "planned fp32, not found in the engine" in built.stderr
+
+
+def test_an_engine_that_cannot_be_looked_at_was_built_all_the_same(
+    tiny_bundle: Path, orin: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def examine(*_: object) -> None:
+        raise BackendError("its inspector printed nonsense", expected="JSON", fix="report this")
+
+    monkeypatch.setattr(audit, "examine", examine)
+    built = edge("build", tiny_bundle)
+
+    assert built.exit_code == 0, built.output
+    assert "what it runs in was not looked at: its inspector printed nonsense" in built.stderr

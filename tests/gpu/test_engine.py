@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from onnx import TensorProto, helper
 
-from edge_cnnlstm.errors import BackendError, ConfigError, DeviceMemoryError, ExportError, PlanError
+from edge_cnnlstm.errors import BackendError, ConfigError, DeviceMemoryError, EdgeError, ExportError, PlanError
 from edge_cnnlstm.gpu import engine, tensorrt
 from edge_cnnlstm.gpu.engine import Configuration, build_plan, deserialize
 
@@ -83,22 +83,107 @@ def test_too_little_memory_says_how_much_was_allowed(tiny_onnx: bytes, caplog: p
     caplog.set_level(logging.ERROR, logger="edge_cnnlstm.gpu")
 
     with pytest.raises(
-        DeviceMemoryError, match=r"(?s)workspace limit.*three quarters of the memory to time tactics.*--workspace-mib"
+        DeviceMemoryError, match=r"(?s)workspace limit.*of 0\.0 MiB, [\d,]+\.0 MiB to time tactics.*--workspace-mib"
     ) as caught:
         build_plan(tiny_onnx, "tiny", Configuration(workspace_bytes=1), ahead_of_time=True)
 
     assert caplog.records[0].message in caught.value.found
 
 
+# What TensorRT 10 has logged on full devices, in these orders: warnings (W) and errors (E).
+FULL = [
+    [
+        "E [defaultAllocator.cpp::allocate::57] Error Code 1: Cuda Runtime (In allocate at defaultAllocator.cpp:57)",
+        "W Requested amount of GPU memory (20132809216 bytes) could not be allocated.",
+        "E [executionContext.cpp::init::625] Error Code 2: OutOfMemory (Requested size was 20132809216 bytes.)",
+    ],
+    [
+        "E 1: [defaultAllocator.cpp::allocate::19] Error Code 1: Cuda Runtime (out of memory)",
+        "W Requested amount of GPU memory (20132809216 bytes) could not be allocated.",
+        "E 2: [safeDeserialize.cpp::load::269] Error Code 2: OutOfMemory (no further information)",
+    ],
+]
+NO_WAY = (
+    "E [optimizer.cpp::computeCosts] Error Code 10: Internal Error (Could not find any implementation for memory/Add.)"
+)
+SKIPPED = "W Tactic Device request: 4229MB Available: 2658MB. Device memory is insufficient to use tactic."
+NO_CONTEXT = "E createInferRuntime: Error Code 6: API Usage Error (CUDA initialization failure with error: {}. Please)"
+
+
+def say(words: list[str]) -> Any:
+    """Let TensorRT's logger hear this, and return it."""
+    logger = tensorrt.logger(trt)
+    tensorrt.forget(logger)
+    for line in words:
+        logger.log({"E": trt.ILogger.ERROR, "W": trt.ILogger.WARNING}[line[0]], line[2:])
+    return logger
+
+
+def refusal(words: list[str]) -> EdgeError:
+    """What the builder's refusal becomes that comes with these words."""
+    config = trt.Builder(tensorrt.logger(trt)).create_builder_config()
+    return engine._refusal(trt, "tiny", config, say(words))
+
+
+def loading(words: list[str], monkeypatch: pytest.MonkeyPatch, *, starts: bool = True) -> EdgeError:
+    """What it becomes that a runtime says this and loads nothing, or does not even start."""
+
+    def runtime(_logger: Any) -> Any:
+        say(words)
+        if not starts:
+            raise TypeError("pybind11::init(): factory function returned nullptr")
+        return SimpleNamespace(deserialize_cuda_engine=lambda _: None)
+
+    monkeypatch.setattr(trt, "Runtime", runtime)
+    with pytest.raises(EdgeError) as caught:
+        deserialize(b"plan", "tiny", trt)
+    return caught.value
+
+
 def test_a_gpu_that_fails_is_not_the_graphs_fault() -> None:
-    reason = (
-        "IBuilder::buildSerializedNetwork: Error Code 1: Cuda Runtime (cudaError 35: driver version is insufficient)"
+    found = refusal(
+        ["E IBuilder::buildSerializedNetwork: Error Code 1: Cuda Runtime (cudaError 35: driver version is)"]
     )
 
-    refusal = engine._refusal(trt, "tiny", Configuration(), reason)
+    assert type(found) is BackendError
+    assert "NVIDIA GPU" in found.expected
 
-    assert isinstance(refusal, BackendError)
-    assert "NVIDIA GPU" in refusal.expected
+
+def test_a_builder_that_finds_no_room_says_how_much_it_needed_and_was_allowed() -> None:
+    for words in FULL:
+        found = refusal(words)
+        assert isinstance(found, DeviceMemoryError)
+        assert "20132809216 bytes" in found.found
+        assert "(allowed: a workspace of " in found.found
+    skipped = refusal([SKIPPED, NO_WAY])
+    assert isinstance(skipped, DeviceMemoryError)
+    assert "any implementation for memory/Add" in skipped.found
+    assert "request: 4229MB Available: 2658MB" in skipped.found
+    assert "--tactic-mib" in skipped.fix
+
+
+def test_a_node_that_is_named_after_the_memory_is_no_want_of_it() -> None:
+    assert type(refusal([NO_WAY])) is ExportError
+
+
+def test_a_plan_that_has_no_room_says_how_much_it_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for words in FULL:
+        found = loading(words, monkeypatch)
+        assert isinstance(found, DeviceMemoryError)
+        assert "20132809216 bytes" in found.found
+        assert "--workspace-mib" not in found.fix
+
+
+def test_a_runtime_that_does_not_start_on_a_full_gpu_is_told_from_one_without_a_driver(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert type(loading([NO_CONTEXT.format(2)], monkeypatch, starts=False)) is DeviceMemoryError
+    assert type(loading([NO_CONTEXT.format(35)], monkeypatch, starts=False)) is BackendError
+
+
+def test_an_empty_plan_is_no_want_of_memory() -> None:
+    with pytest.raises(PlanError, match="empty memory buffer"):
+        deserialize(b"", "tiny", trt)
 
 
 @pytest.mark.parametrize(

@@ -479,3 +479,12 @@ def test_in_a_folder_that_others_can_write_nothing_is_built(tiny_onnx: bytes, tr
         build(tiny_onnx, trt, folder)
 
     assert not names(folder, "")
+
+
+def test_a_board_that_a_start_left_a_little_less_memory_is_the_same_board(trt: Any) -> None:
+    nano, later, nx = (
+        key_of("ab", DEFAULT, watch=("h",), trt=trt, device=replace(ORIN, memory_bytes=size))
+        for size in (7_990_000_000, 7_990_020_480, 15_650_000_000)
+    )
+
+    assert nano == later != nx

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
@@ -81,7 +82,7 @@ def test_its_log_is_ours_and_its_first_error_is_the_reason(caplog: pytest.LogCap
     trt = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is built for Linux only")
     caplog.set_level(logging.DEBUG, logger="edge_cnnlstm.gpu")
     logger = tensorrt.logger(trt)
-    logger.errors.clear()
+    tensorrt.forget(logger)
     assert logger.reason == "no reason given"
 
     severity = trt.ILogger
@@ -155,3 +156,29 @@ def test_a_thread_that_tensorrt_builds_in_hears_ctrl_c_while_the_main_thread_can
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
     assert heard.is_set()
+
+
+def test_what_it_says_of_every_int8_convolution_is_no_warning(caplog: pytest.LogCaptureFixture) -> None:
+    trt = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is built for Linux only")
+    caplog.set_level(logging.DEBUG, logger="edge_cnnlstm.gpu")
+    for kind in ("activation", "weight"):
+        words = f" (foreignNode) Converting conv {kind} scales to fp32."
+        tensorrt.logger(trt).log(trt.ILogger.WARNING, words)
+
+    assert [record.levelname for record in caplog.records] == ["DEBUG"] * 2
+
+
+def test_who_is_woken_by_signals_hears_those_that_came_while_interrupts_were_held() -> None:
+    heard: list[int] = []
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGUSR1, heard.append, signal.SIGUSR1)
+        with tensorrt.interrupts_held():
+            os.kill(os.getpid(), signal.SIGUSR1)
+        await asyncio.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        await asyncio.sleep(0.05)
+
+    asyncio.run(main())
+    assert heard == [signal.SIGUSR1] * 2
