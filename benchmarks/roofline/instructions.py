@@ -10,6 +10,7 @@ import ctypes
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -103,7 +104,7 @@ def multiplies() -> list[Multiply]:
 def load_llvm() -> Any:
     """Return LLVM, ready to compile for this processor; raises DependencyError when llvmlite is not installed."""
     try:
-        from llvmlite import binding
+        binding: Any = import_module("llvmlite.binding")
     except ImportError as error:
         raise DependencyError(
             f"cannot import llvmlite: {error}",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,16 @@ from benchmarks.roofline.taken import taken
 from benchmarks.roofline.work import Work, work_of
 from benchmarks.statistics import percentile
 from edge_cnnlstm.bundle import format as bundle_format
-from edge_cnnlstm.bundle.manifest import Manifest
+from edge_cnnlstm.bundle.manifest import Graph, Manifest
+from edge_cnnlstm.errors import BackendError
 from edge_cnnlstm.runtime import choice
 from edge_cnnlstm.runtime.choice import ENGINES, Candidate
 from edge_cnnlstm.runtime.optional import is_installed
 from edge_cnnlstm.runtime.selection import preferred_graph, sound_graphs
 
 WARM_UP = 32
+PEAK_SECONDS = 0.2
+"""Of tries for each peak in a turn; there are some twenty."""
 GOAL = 3.0
 """Times the compute floor that a step may take."""
 PEAKS, STEP, AGAIN, KERNELS = "peaks", "step", "step again", "kernels"
@@ -51,7 +54,7 @@ def measured(path: Path, plan: Plan, started: Callable[[int], Advance]) -> dict[
     manifest = bundle.manifest
     works = {graph.name: work_of(bundle.graph(graph.name)) for graph in manifest.graphs}
     cases = candidates(path, manifest, reference_of(bundle), plan.threads)
-    workers = [Worker(PEAKS, "benchmarks.roofline.peaks", plan.threads)]
+    workers = [Worker(PEAKS, "benchmarks.roofline.peaks", plan.threads, PEAK_SECONDS)]
     for case in cases:
         words = (path.resolve(), case.graph.name, case.backend, plan.threads)
         parts = {STEP: "step", KERNELS: "kernels"} | ({AGAIN: "step"} if case == cases[0] else {})
@@ -59,16 +62,28 @@ def measured(path: Path, plan: Plan, started: Callable[[int], Advance]) -> dict[
             Worker(f"{case.name} {part}", f"benchmarks.roofline.{module}", *words) for part, module in parts.items()
         ]
     turns = take_turns(workers, {"warm_up": WARM_UP, "steps": plan.steps}, plan.rounds, plan.seed, started)
+    return {"plan": asdict(plan) | {"warm_up_steps": WARM_UP}} | results(manifest.graphs, cases, works, turns)
+
+
+def results(
+    graphs: Sequence[Graph], cases: Sequence[Candidate], works: dict[str, Work], turns: Turns
+) -> dict[str, Any]:
+    """Return what the turns of all workers say, as the report has it; the first case is the one with a goal."""
     peaks = best(turns.answers[PEAKS])
-    ran = [case for case in cases if not turns.refused.keys() & {f"{case.name} {STEP}", f"{case.name} {KERNELS}"}]
+    ran = [case for case in cases if {f"{case.name} {STEP}", f"{case.name} {KERNELS}"} <= turns.answers.keys()]
+    if cases[0] not in ran:
+        raise BackendError(
+            f"{cases[0].name} ran when it was chosen, and does not now: {'; '.join(turns.refused.values())}",
+            expected="an engine that opens its graph each time",
+            fix="run it again",
+        )
     return {
-        "plan": asdict(plan) | {"warm_up_steps": WARM_UP},
         "ratios": [figure.document() for figure in figures(ran, works, peaks, turns)],
         "peaks": {"macs_per_second": peaks.macs, "read": peaks.read, "turns": turns.answers[PEAKS]},
         "graphs": [
             {"name": each.name, "dialect": each.dialect, "precision": each.precision}
             | of_graph(works[each.name], peaks)
-            for each in manifest.graphs
+            for each in graphs
         ],
         "cases": [of_case(case, works[case.graph.name], turns) for case in ran],
         "boards": [of_board(board, works) for board in BOARDS],
@@ -87,7 +102,7 @@ def candidates(path: Path, manifest: Manifest, reference: str, threads: int) -> 
     return [auto, *(each for each in others if each != auto)]
 
 
-def figures(cases: list[Candidate], works: dict[str, Work], peaks: Peaks, turns: Turns) -> list[Figure]:
+def figures(cases: Sequence[Candidate], works: dict[str, Work], peaks: Peaks, turns: Turns) -> list[Figure]:
     """Return each step over its compute floor, which is held against the goal for the first, and the control."""
     found = []
     for number, case in enumerate(cases):
@@ -99,10 +114,11 @@ def figures(cases: list[Candidate], works: dict[str, Work], peaks: Peaks, turns:
             median(f"{case.name}: step / compute floor", [each / arithmetic(floor) for each in typical], count, goal),
             median(f"{case.name}: step / floor", [each / total(floor) for each in typical], count),
         ]
-    for name in [f"{case.name} {AGAIN}" for case in cases[:1]]:
-        again, first = turns.samples(name), turns.samples(f"{cases[0].name} {STEP}")
-        found.append(ratio(f"{cases[0].name}: control, the same step again", again, first))
-    return found
+    first = cases[0].name
+    control = ratio(
+        f"{first}: control, the same step again", turns.samples(f"{first} {AGAIN}"), turns.samples(f"{first} {STEP}")
+    )
+    return [*found, control]
 
 
 def of_graph(work: Work, peaks: Peaks) -> dict[str, Any]:

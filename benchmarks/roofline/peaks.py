@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
 from threading import Barrier
 from typing import Any
 
@@ -20,12 +22,13 @@ from benchmarks.roofline.instructions import READ_BYTES, Loop, Multiply, multipl
 
 SIZES = tuple(2**power for power in range(14, 29))
 """Working sets in bytes, of all threads together: from a part of L1 to far beyond any L3 of such machines."""
-SECONDS = 0.2
-"""Of short tries, of which the best counts: whatever else runs can only take time away."""
 MULTIPLICATIONS = 200_000
 TRY_BYTES = 8 << 20
 """Bytes that one try reads, or one pass where that is more."""
 SGEMM = 512
+Call = Callable[[], Any]
+Rate = Callable[[Callable[[], Call], float], float]
+"""Times what a thread prepares for itself, which does a known amount, and returns the amount a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,25 +61,25 @@ def best(turns: Sequence[Message]) -> Peaks:
     return Peaks(macs, tuple((points[0][0], max(rate for _, rate in points)) for points in curves))
 
 
-def main(threads: str) -> tuple[Message, Callable[[Message], Message]]:
-    """Compile the loops, and return what measures them on so many threads."""
-    count = int(threads)
+def main(threads: str, seconds: str) -> tuple[Message, Callable[[Message], Message]]:
+    """Compile the loops, and return what measures each for some seconds on so many threads."""
+    side_by_side = partial(_together, int(threads), float(seconds))
     loops = [(each, Loop(multiply_loop(each))) for each in multiplies()]
     reading = Loop(read_loop())
 
     def turn(_: Message) -> Message:
         return {
-            "multiply": [_multiplied(each, loop, count) for each, loop in loops],
-            "sgemm_macs_per_second": _sgemm(count),
-            "read": [[size, _read(reading, size, count)] for size in SIZES],
+            "multiply": [_multiplied(each, loop, side_by_side) for each, loop in loops],
+            "sgemm_macs_per_second": _sgemm(int(threads), float(seconds)),
+            "read": [[size, _read(reading, size, int(threads), side_by_side)] for size in SIZES],
         }
 
     return {"instructions": [each.name for each, _ in loops]}, turn
 
 
-def _multiplied(each: Multiply, loop: Loop, threads: int) -> Message:
+def _multiplied(each: Multiply, loop: Loop, side_by_side: Rate) -> Message:
     macs = MULTIPLICATIONS * each.sums * each.macs
-    rate = _together(threads, lambda _: multiplication(each, loop, MULTIPLICATIONS)[0], macs)
+    rate = side_by_side(lambda: multiplication(each, loop, MULTIPLICATIONS)[0], macs)
     return {"precision": each.precision, "instruction": each.name, "bits": each.bits, "macs_per_second": rate}
 
 
@@ -87,16 +90,16 @@ def multiplication(each: Multiply, loop: Loop, times: int) -> tuple[Callable[[],
     return lambda: loop(left.ctypes.data, right.ctypes.data, sums.ctypes.data, times), sums
 
 
-def _read(loop: Loop, size: int, threads: int) -> float:
+def _read(loop: Loop, size: int, threads: int, side_by_side: Rate) -> float:
     """Return the bytes a second that threads read together, each its own share of a working set."""
     share = max(READ_BYTES, size // threads // READ_BYTES * READ_BYTES)
     times = max(1, TRY_BYTES // share)
 
-    def prepare(_: int) -> Callable[[], None]:
+    def prepare() -> Call:
         data, total = aligned(share), np.zeros(16, np.int32)
         return lambda: loop(data.ctypes.data, total.ctypes.data, share, times)
 
-    return _together(threads, prepare, share * times)
+    return side_by_side(prepare, share * times)
 
 
 def aligned(size: int) -> Any:
@@ -106,15 +109,18 @@ def aligned(size: int) -> Any:
     return room[start : start + size]
 
 
-def _together(threads: int, prepare: Callable[[int], Callable[[], Any]], amount: float) -> float:
-    """Return what threads do a second, added up: each tries side by side with the others, and its best try counts."""
+def _together(threads: int, seconds: float, prepare: Callable[[], Call], amount: float) -> float:
+    """Return what threads do a second, added up: each tries side by side with the others, and its best try counts.
+
+    A try takes a millisecond or so: whatever else runs can only take time away, and not from all of them.
+    """
     begin = Barrier(threads)
 
-    def work(number: int) -> float:
-        call, clock, fastest = prepare(number), time.perf_counter_ns, math.inf
+    def work(_: int) -> float:
+        call, clock, fastest = prepare(), time.perf_counter_ns, math.inf
         begin.wait()
-        end = clock() + SECONDS * 1e9
-        while (begun := clock()) < end:
+        end = clock() + seconds * 1e9
+        while (begun := clock()) < end or fastest == math.inf:
             call()
             fastest = min(fastest, clock() - begun)
         return amount * 1e9 / fastest
@@ -123,15 +129,15 @@ def _together(threads: int, prepare: Callable[[int], Callable[[], Any]], amount:
         return sum(pool.map(work, range(threads)))
 
 
-def _sgemm(threads: int) -> float | None:
+def _sgemm(threads: int, seconds: float) -> float | None:
     """Return the multiply-accumulates a second of numpy's matrix product; None without what sets its threads."""
     try:
-        from threadpoolctl import threadpool_limits
+        limited: Any = import_module("threadpoolctl").threadpool_limits
     except ImportError:
         return None
     left = np.ones((SGEMM, SGEMM), np.float32)
-    with threadpool_limits(threads):
-        return _together(1, lambda _: lambda: left @ left, SGEMM**3)
+    with limited(threads):
+        return _together(1, seconds, lambda: lambda: left @ left, SGEMM**3)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ LAYERS = (
 )
 BOARDS = (
     "PREDICTION. Nothing here was run on a Jetson. Public peak figures of the GPU, dense: a lower bound that knows "
-    "nothing of launches, copies, or how badly a small layer fills a GPU; expect several times it. Floor: weights from "
+    "nothing of launches, copies, or how badly a small layer fills a GPU. Floor: weights from "
     "memory, activations on the chip. µs a step, compute floor / floor."
 )
 SHOWN_LAYERS = 24

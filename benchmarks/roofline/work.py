@@ -24,7 +24,7 @@ ACTIVATIONS = frozenset({"Relu", "Clip", "Identity"})
 VIEWS = frozenset({"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 """Operators that leave the values as they are: what is int8 before one can be multiplied as int8 behind it."""
 CONVERSIONS = VIEWS | {"Constant", "QuantizeLinear", "DequantizeLinear"}
-PRECISIONS = {
+PRECISIONS: dict[int, str] = {
     TensorProto.FLOAT: "fp32",
     TensorProto.FLOAT16: "fp16",
     TensorProto.UINT8: "int8",
@@ -47,11 +47,6 @@ class Layer:
     weights: int
     activations: int
     known_as: tuple[str, ...]
-
-    @property
-    def intensity(self) -> float:
-        """Multiply-accumulates for each byte."""
-        return self.macs / (self.weights + self.activations)
 
 
 @dataclass(frozen=True, slots=True)
