@@ -16,7 +16,7 @@ from unittest.mock import patch
 
 import numpy as np
 
-from benchmarks.processes import Message, serve
+from benchmarks.processes import Message, Turn, serve
 from edge_cnnlstm.bundle import format as bundle_format
 from edge_cnnlstm.runtime.backends import ov
 from edge_cnnlstm.runtime.backends.base import Backend, advance
@@ -27,7 +27,7 @@ KERNEL_TIME = "_kernel_time"
 """How ONNX Runtime's profile calls a kernel's own time, behind the node's name."""
 
 
-def main(path: str, graph: str, backend: str, threads: str) -> tuple[Message, Callable[[Message], Message]]:
+def main(path: str, graph: str, backend: str, threads: str) -> tuple[Message, Turn]:
     """Read a bundle; a turn opens its engine anew, and answers the microseconds of each kernel.
 
     A kernel has a `name`, those of the operators that were fused into it (`made_of`), a `kind`, and `us`. `profiler_us`

@@ -27,7 +27,7 @@ from edge_cnnlstm.runtime.optional import is_installed
 from edge_cnnlstm.runtime.selection import preferred_graph, sound_graphs
 
 WARM_UP = 32
-PEAK_SECONDS = 0.2
+PEAK_SECONDS = 0.1
 """Of tries for each peak in a turn; there are some twenty."""
 GOAL = 3.0
 """Times the compute floor that a step may take."""

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.processes import Message, serve
+from benchmarks.processes import Message, Turn, serve
 from benchmarks.roofline.instructions import READ_BYTES, Loop, Multiply, multiplies, multiply_loop, read_loop
 
 SIZES = tuple(2**power for power in range(14, 29))
@@ -61,7 +61,7 @@ def best(turns: Sequence[Message]) -> Peaks:
     return Peaks(macs, tuple((points[0][0], max(rate for _, rate in points)) for points in curves))
 
 
-def main(threads: str, seconds: str) -> tuple[Message, Callable[[Message], Message]]:
+def main(threads: str, seconds: str) -> tuple[Message, Turn]:
     """Compile the loops, and return what measures each for some seconds on so many threads."""
     side_by_side = partial(_together, int(threads), float(seconds))
     loops = [(each, Loop(multiply_loop(each))) for each in multiplies()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from benchmarks.show import Picture, Section, Table, figures_table, missing_table
+from benchmarks.show import Picture, Section, Table, figures_table
 
 Row = dict[str, Any]
 PEAKS = (
@@ -39,9 +39,7 @@ def section(report: Row) -> Section:
     graphs = {graph["name"]: graph for graph in report["graphs"]}
     layers = [_layers(case, graphs[case["graph"]]) for case in report["cases"]]
     tables = [figures_table(report, "Steps and their floors"), _peaks(report), _whole(report), *layers, _boards(report)]
-    if report["missing"]:
-        tables.append(missing_table(report["missing"]))
-    return Section("Roofline", tables, _pictures(report), _notes(report))
+    return Section("Roofline", tables, _pictures(report), _notes(report), report["missing"])
 
 
 def _pictures(report: Row) -> list[Picture]:

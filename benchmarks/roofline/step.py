@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from itertools import cycle, islice
 
-from benchmarks.processes import Message, serve
+from benchmarks.processes import Message, Turn, serve
 from edge_cnnlstm.bundle import format as bundle_format
 from edge_cnnlstm.runtime.selection import load_engine
 from edge_cnnlstm.runtime.stream import Stream
 
 
-def main(path: str, graph: str, backend: str, threads: str) -> tuple[Message, Callable[[Message], Message]]:
+def main(path: str, graph: str, backend: str, threads: str) -> tuple[Message, Turn]:
     """Open a stream; a turn takes `warm_up` and `steps`, and answers nanoseconds a step."""
     bundle = bundle_format.read(path)
     stream = Stream(load_engine(bundle, bundle.manifest.graph(graph), backend, threads=int(threads)))

@@ -22,7 +22,7 @@ from benchmarks.roofline.instructions import (
     multiply_loop,
     read_loop,
 )
-from benchmarks.roofline.measure import AGAIN, KERNELS, PEAKS, STEP, results
+from benchmarks.roofline.measure import AGAIN, KERNELS, PEAKS, STEP, Plan, measured, results
 from benchmarks.roofline.peaks import Peaks, aligned, best, multiplication
 from benchmarks.roofline.show import section
 from benchmarks.roofline.taken import taken
@@ -253,6 +253,16 @@ def test_an_engine_that_was_chosen_and_then_refuses_ends_the_benchmark(nano: Pat
     gone = {name: answers for name, answers in turns.answers.items() if not name.endswith(KERNELS)}
     with pytest.raises(BackendError, match="no room"):
         results(graphs, cases, works, Turns(gone, turns.order, {}, {"onnxruntime fp32 kernels": "no room"}))
+
+
+@pytest.mark.slow
+def test_peaks_steps_and_kernels_take_turns_in_processes_of_their_own(nano: Path) -> None:
+    finished: list[str] = []
+    report = measured(nano, Plan(rounds=1, steps=5), lambda _: finished.append)
+    assert set(report["order"][0]) == set(finished)
+    assert {name.rsplit(" ", 1)[-1] for name in finished} == {"peaks", "step", "again", "kernels"}
+    assert report["missing"] == {}
+    assert {case["graph"] for case in report["cases"]} >= {"fp32"}
 
 
 def turns_of(path: Path, manifest: Manifest) -> tuple[Any, list[Candidate], dict[str, Work], Turns]:
