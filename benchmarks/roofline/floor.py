@@ -34,7 +34,7 @@ def bounds(work: Work, peaks: Peaks, *, cold: bool = False) -> list[Bound]:
 
 def bound(layer: Layer, macs: dict[str, float], weights: float, activations: float = math.inf) -> Bound:
     """Return a layer's bound, from multiply-accumulates a second by precision, and bytes a second of its two kinds."""
-    return Bound(layer.macs / macs[layer.precision], layer.weights / weights + layer.activations / activations)
+    return Bound(layer.needed / macs[layer.precision], layer.weights / weights + layer.activations / activations)
 
 
 def total(found: list[Bound]) -> float:

@@ -129,6 +129,7 @@ def of_graph(work: Work, peaks: Peaks) -> dict[str, Any]:
             "operator": layer.node,
             "precision": layer.precision,
             "macs": layer.macs,
+            "needed_macs": layer.needed,
             "weight_bytes": layer.weights,
             "activation_bytes": layer.activations,
         }

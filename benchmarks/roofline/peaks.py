@@ -25,7 +25,7 @@ SIZES = tuple(2**power for power in range(14, 29))
 MULTIPLICATIONS = 200_000
 TRY_BYTES = 8 << 20
 """Bytes that one try reads, or one pass where that is more."""
-SGEMM = 512
+SGEMM = 256
 Call = Callable[[], Any]
 Rate = Callable[[Callable[[], Call], float], float]
 """Times what a thread prepares for itself, which does a known amount, and returns the amount a second."""

@@ -58,8 +58,8 @@ def _marks(report: Report, case: Report) -> list[Mark]:
     return [
         Mark(
             layer["name"],
-            layer["macs"] / (layer["weight_bytes"] + layer["activation_bytes"]),
-            layer["macs"] / took[layer["name"]] / 1e3,
+            layer["needed_macs"] / (layer["weight_bytes"] + layer["activation_bytes"]),
+            layer["needed_macs"] / took[layer["name"]] / 1e3,
             took[layer["name"]] - layer["floor_us"],
         )
         for layer in graph["layers"]

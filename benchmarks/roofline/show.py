@@ -17,10 +17,11 @@ PAIRS = (
     "saturation. It multiplies no faster than FP32 where both have as many multipliers; int8 then saves bytes only."
 )
 WHOLE = (
-    "The compute floor is all MACs at the peak of their precision. The floor adds, layer by layer, the longer of "
-    "arithmetic and bytes: weights at the bandwidth of the step's working set, or from memory (cold), as when a slow "
-    "camera lets the caches go. Elementwise operators are not in it, because an engine may fuse them all. Kernels are "
-    "the sum that the engine's profiler gives; the step is the whole of `Stream.step`, closed loop, without a profiler."
+    "The compute floor is all MACs of direct convolution, but for those with padding, at the peak of their precision. "
+    "The floor adds, layer by layer, the longer of arithmetic and bytes: weights at the bandwidth of the step's working "
+    "set, or from memory (cold), as when a slow camera lets the caches go. Elementwise operators are not in it, because "
+    "an engine may fuse them all. Kernels are the sum that the engine's profiler gives; the step is the whole of "
+    "`Stream.step`, closed loop, without a profiler."
 )
 LAYERS = (
     "Taken is the median round of the engine's profiler, ×: how many times the floor. 0.0: no kernel of its own, or "

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, shape_inference
 
@@ -24,6 +25,9 @@ ACTIVATIONS = frozenset({"Relu", "Clip", "Identity"})
 VIEWS = frozenset({"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 """Operators that leave the values as they are: what is int8 before one can be multiplied as int8 behind it."""
 CONVERSIONS = VIEWS | {"Constant", "QuantizeLinear", "DequantizeLinear"}
+DEFAULTS = {"pads": 0, "strides": 1, "dilations": 1}
+"""What a convolution does along each axis unless told otherwise."""
+Shape = tuple[int, ...]
 PRECISIONS: dict[int, str] = {
     TensorProto.FLOAT: "fp32",
     TensorProto.FLOAT16: "fp16",
@@ -36,7 +40,8 @@ PRECISIONS: dict[int, str] = {
 class Layer:
     """A convolution or matrix product: its multiply-accumulates, and the bytes of weights and activations it moves.
 
-    `name` is the module's in the network, `node` the operator's in the graph; `precision` is what it multiplies in.
+    `needed` are those without padding, which good kernels skip, and a floor must not count. `name` is the module's in
+    the network, `node` the operator's in the graph; `precision` is what it multiplies in.
     `known_as` are the names that an engine may give the operator and the activation that it fuses into it.
     """
 
@@ -44,6 +49,7 @@ class Layer:
     node: str
     precision: str
     macs: int
+    needed: int
     weights: int
     activations: int
     known_as: tuple[str, ...]
@@ -90,16 +96,33 @@ def _layer(known: _Tensors, node: NodeProto) -> Layer:
     integers = all(PRECISIONS[known.type(name)] == "int8" for name in (given, factor))
     addend = known.bytes(inputs[bias]) if bias is not None and len(inputs) > bias and inputs[bias] else 0
     constant = known.is_constant(factor)
+    macs = math.prod(known.shape(output)) * sums
     moved = known.bytes(given) + known.bytes(known.kept(output))
     return Layer(
         name=_module(node.name),
         node=node.name,
         precision="int8" if integers else PRECISIONS[known.type(inputs[image])],
-        macs=math.prod(known.shape(output)) * sums,
+        macs=macs,
+        needed=round(macs * _inside(node, known.shape(inputs[image]), shape, known.shape(output))),
         weights=known.bytes(factor) * constant + addend,
         activations=moved + known.bytes(factor) * (not constant),
         known_as=tuple(known.fused(node)),
     )
+
+
+def _inside(node: NodeProto, image: Shape, weight: Shape, result: Shape) -> float:
+    """Return the share of a convolution's products whose factor lies in the image, not in its padding; 1 for others."""
+    if "Conv" not in node.op_type:
+        return 1.0
+    given = {each.name: tuple(each.ints) for each in node.attribute}
+    axes = len(image) - 2
+    pads, strides, dilations = (given.get(name, (default,) * axes) for name, default in DEFAULTS.items())
+    shares = []
+    for axis, size in enumerate(image[2:]):
+        taps = np.arange(weight[axis + 2]) * dilations[axis] - pads[axis]
+        places = np.arange(result[axis + 2])[:, None] * strides[axis] + taps
+        shares.append(float(np.mean((places >= 0) & (places < size))))
+    return math.prod(shares)
 
 
 def _module(node: str) -> str:
@@ -126,7 +149,7 @@ class _Tensors:
         inferred = shape_inference.infer_shapes(model, data_prop=True).graph
         self.nodes = list(inferred.node)
         values = (*inferred.input, *inferred.value_info, *inferred.output)
-        self._types: dict[str, tuple[int, tuple[int, ...]]] = {
+        self._types: dict[str, tuple[int, Shape]] = {
             value.name: (value.type.tensor_type.elem_type, _dimensions(value)) for value in values
         }
         self._types |= {each.name: (each.data_type, tuple(each.dims)) for each in inferred.initializer}
@@ -137,7 +160,7 @@ class _Tensors:
     def type(self, name: str) -> int:
         return self._types[name][0]
 
-    def shape(self, name: str) -> tuple[int, ...]:
+    def shape(self, name: str) -> Shape:
         return self._types[name][1]
 
     def is_constant(self, name: str) -> bool:
@@ -181,5 +204,5 @@ class _Tensors:
             name = users[0].output[0]
 
 
-def _dimensions(value: Any) -> tuple[int, ...]:
+def _dimensions(value: Any) -> Shape:
     return tuple(dimension.dim_value for dimension in value.type.tensor_type.shape.dim)

@@ -59,7 +59,7 @@ def quantized(name: str, source: str) -> list[Any]:
 
 def layer(name: str, macs: int = 1_000, weights: int = 100, activations: int = 10, precision: str = "int8") -> Layer:
     node = f"/{name.replace('.', '/')}/Conv"
-    return Layer(name, node, precision, macs, weights, activations, (node, f"{node}_output_0"))
+    return Layer(name, node, precision, macs, macs, weights, activations, (node, f"{node}_output_0"))
 
 
 def test_a_grouped_convolution_counts_the_channels_of_one_group() -> None:
@@ -69,12 +69,21 @@ def test_a_grouped_convolution_counts_the_channels_of_one_group() -> None:
         helper.make_node("Relu", ["z"], ["y"], name="/act/Relu"),
     ]
     work = work_of(graph_of(nodes, weights, ("batch", 4, 5, 6), ("batch", 8, 5, 6)))
-    assert work.layers == (
-        Layer("stem", "/stem/Conv", "fp32", 8 * 30 * 2 * 9, (144 + 8) * 4, (120 + 240) * 4,
-              ("/stem/Conv", "z", "/act/Relu", "y")),
-    )  # fmt: skip
+    macs, needed = 8 * 30 * 2 * 9, 8 * (5 * 3 - 2) * (6 * 3 - 2) * 2
+    names = ("/stem/Conv", "z", "/act/Relu", "y")
+    assert work.layers == (Layer("stem", "/stem/Conv", "fp32", macs, needed, 152 * 4, 360 * 4, names),)
     assert work.elementwise_bytes == 2 * 240 * 4
     assert work.working_set == 152 * 4 + 360 * 4
+
+
+def test_padding_is_not_counted_in_what_must_be_multiplied_with_strides_and_dilations() -> None:
+    node = helper.make_node(
+        "Conv", ["x", "w"], ["y"], name="/stem/Conv", strides=[2, 1], dilations=[1, 2], pads=[1, 2, 1, 2]
+    )
+    (found,) = work_of(graph_of([node], {"w": np.zeros((1, 1, 3, 3), np.float32)}, (1, 1, 4, 4), (1, 1, 2, 4))).layers
+    image = np.pad(np.ones((4, 4)), ((1, 1), (2, 2)))
+    inside = sum(image[2 * row : 2 * row + 3, column : column + 5 : 2].sum() for row in range(2) for column in range(4))
+    assert (found.macs, found.needed) == (2 * 4 * 9, inside)
 
 
 def test_a_product_between_integers_is_int8_and_its_bytes_are_the_integers() -> None:
