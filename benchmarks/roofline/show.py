@@ -18,8 +18,8 @@ PAIRS = (
 )
 WHOLE = (
     "The compute floor is all MACs of direct convolution, but for those with padding, at the peak of their precision. "
-    "The floor adds, layer by layer, the longer of arithmetic and bytes: weights at the bandwidth of the step's working "
-    "set, or from memory (cold), as when a slow camera lets the caches go. Elementwise operators are not in it, because "
+    "The floor adds, layer by layer, the longer of arithmetic and bytes: weights at the bandwidth of the working "
+    "set, or from memory (cold), as when a slow camera lets the caches go. Elementwise operators are not in it, as "
     "an engine may fuse them all. Kernels are the sum that the engine's profiler gives; the step is the whole of "
     "`Stream.step`, closed loop, without a profiler."
 )
