@@ -1,0 +1,85 @@
+"""What LoadGen said, as tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.loadgen.figures import samples
+from benchmarks.loadgen.scenario import BOUND_NS, OFFICIAL_S
+from benchmarks.show import Section, Table, figures_table
+from benchmarks.statistics import SAMPLES_FOR
+
+TAILS = {"p50": "p50, ms", "p90": "p90, ms", "p99": "p99, ms", "p99_9": "p99.9, ms"}
+
+NO_SUBMISSION = (
+    "The model is none of MLPerf's: VALID is LoadGen's word on duration, queries and latency bound, and no submission."
+)
+CHECKED = "Every answer of LoadGen's accuracy runs was compared with those of a lone Stream over the same frames."
+
+
+def section(report: dict[str, Any]) -> Section:
+    """Return what there is to see of a report."""
+    answers = report["scenarios"]
+    tables = (
+        Table(
+            "MLPerf LoadGen",
+            ("scenario", "result", "metric", *TAILS.values(), "held to", "queries"),
+            [_row(name, answer) for name, answer in answers.items()],
+            "* too few queries to trust this percentile. MultiStream's are of whole queries, Server's from the "
+            "scheduled time; Offline is one query, whose metric is throughput.",
+        ),
+        Table("In LoadGen's words", ("scenario", "said"), [row for each in answers.items() for row in _words(*each)]),
+        figures_table(report, decimals=3),
+    )
+    return Section("MLPerf LoadGen", tables, notes=_notes(report))
+
+
+def _row(name: str, answer: dict[str, Any]) -> tuple[str, ...]:
+    said, queries = answer["summary"], answer["queries"]
+    tails = ("",) * len(TAILS)
+    if name != "Offline":
+        tails = tuple(
+            f"{'' if queries >= SAMPLES_FOR.get(tail, 1) else '*'}{said['percentiles_ns'][tail] / 1e6:,.3f}"
+            for tail in TAILS
+        )
+    count = f"1 of {samples(answer):,}" if name == "Offline" else f"{queries:,}"
+    return (name, "VALID" if said["valid"] else "INVALID", _metric(answer), *tails, answer["target"], count)
+
+
+def _metric(answer: dict[str, Any]) -> str:
+    headline, value = answer["summary"]["headline"], answer["summary"]["result"]
+    if headline.endswith("(ns)"):
+        return f"p{headline.split('.0th')[0]} {value / 1e6:,.3f} ms"
+    return f"{value:,.1f} a second"
+
+
+def _words(name: str, answer: dict[str, Any]) -> list[tuple[str, str]]:
+    said = answer["summary"]
+    broken = [f"not {condition}" for condition, met in said["conditions"].items() if not met]
+    lines = [*broken, *said["advice"], " ".join(said["early_stopping"])]
+    if said["errors"]:
+        lines.append(f"{said['errors']} errors: see LoadGen's detailed log, which --logs keeps")
+    return [(name, line) for line in lines if line]
+
+
+def _notes(report: dict[str, Any]) -> tuple[str, ...]:
+    plan, answers = report["plan"], report["scenarios"]
+    engines = ", ".join(sorted({f"{answer['graph']} in {answer['backend']}" for answer in answers.values()}))
+    official = "" if plan["seconds"] >= OFFICIAL_S else f" (--seconds {OFFICIAL_S})"
+    duration = (
+        f"LoadGen was told a minimum duration of {plan['seconds']:g} s a scenario, and judges by that; MLPerf's own is "
+        f"{OFFICIAL_S} s{official}. Percentiles, seeds and the least numbers of queries are MLPerf's."
+    )
+    streams = (
+        f"Each camera is one long stream, its memory never emptied: {engines}, {_count(plan['threads'], 'thread')} a "
+        f"step; {plan['streams']} streams a step in MultiStream and Offline."
+    )
+    server = (
+        f"Server asks for {plan['load']:g} of what a stream did in a rehearsal, within {BOUND_NS / 1e6:.1f} ms, a "
+        "camera's period."
+    )
+    return (duration, NO_SUBMISSION, streams, server, CHECKED)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
