@@ -38,7 +38,6 @@ needs_loadgen = pytest.mark.skipif(
 def plan(make_bundle: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Plan:
     """A run over a tiny bundle that lasts a moment."""
     monkeypatch.setattr(scenario, "REHEARSAL_NS", 20_000_000)
-    monkeypatch.setattr(scenario, "OFFLINE_SAMPLES", 400)
     return Plan(str(make_bundle()), "onnxruntime", "fp32", streams=STREAMS, frames=FRAMES, seconds=0.1, load=0.1)
 
 
@@ -108,7 +107,7 @@ def test_settings_are_mlperfs_but_for_what_it_leaves_to_the_submitter(plan: Plan
     assert (single.single_stream_target_latency_percentile, single.qsl_rng_seed) == (0.9, 2085463073848966840)
     assert (multi.min_query_count, multi.multi_stream_samples_per_query) == (662, STREAMS)
     assert (server.server_target_qps, server.server_target_latency_percentile) == (250, 0.99)
-    assert offline.offline_expected_qps == 1.25 * STREAMS * 2000
+    assert (offline.min_query_count, offline.offline_expected_qps) == (FRAMES, 1.25 * STREAMS * 2000)
     assert {each.min_duration_ms for each in (single, multi, server, offline)} == {100}
 
 
