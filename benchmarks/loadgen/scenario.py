@@ -1,6 +1,6 @@
 """MLPerf's four scenarios, and the settings that a run of each has.
 
-Percentiles, seeds, the samples a query and the least queries are MLPerf's own: LoadGen carries its `mlperf.conf`. What
+Percentiles, seeds and the least numbers of queries are MLPerf's own: LoadGen carries its `mlperf.conf`. What
 that leaves to the submitter comes from a rehearsal. LoadGen holds a run to the minimum duration that it is given, and
 MLPerf asks for 600 s; a shorter one is VALID in LoadGen's words, and no submission. Nor is a longer one: the model is
 none of MLPerf's.

@@ -69,15 +69,15 @@ def _words(answer: dict[str, Any]) -> str:
 
 def _notes(report: dict[str, Any]) -> tuple[str, ...]:
     plan, answers = report["plan"], report["scenarios"]
-    engines = ", ".join(sorted({f"{answer['graph']} in {answer['backend']}" for answer in answers.values()}))
+    engines = ", ".join(f"{name} {answer['graph']} in {answer['backend']}" for name, answer in answers.items())
     official = "" if plan["seconds"] >= OFFICIAL_S else f" (--seconds {OFFICIAL_S})"
     duration = (
         f"LoadGen was told a minimum duration of {plan['seconds']:g} s a scenario, and judges by that; MLPerf's own is "
         f"{OFFICIAL_S} s{official}. Percentiles, seeds and the least numbers of queries are MLPerf's."
     )
     streams = (
-        f"Each camera is one long stream, its memory never emptied: {engines}, {_count(plan['threads'], 'thread')} a "
-        f"step; {plan['streams']} streams a step in MultiStream and Offline."
+        f"Each camera is one long stream, its memory never emptied; {plan['streams']} of them a step in MultiStream and "
+        f"Offline. {_count(plan['threads'], 'thread')} a step; {engines}."
     )
     server = (
         f"Server asks for {plan['load']:g} of what a stream did in a rehearsal, within {BOUND_NS / 1e6:.1f} ms, a "
