@@ -76,8 +76,8 @@ def _notes(report: dict[str, Any]) -> tuple[str, ...]:
         f"{OFFICIAL_S} s{official}. Percentiles, seeds and the least numbers of queries are MLPerf's."
     )
     streams = (
-        f"Each camera is one long stream, its memory never emptied; {plan['streams']} of them a step in MultiStream and "
-        f"Offline. {_count(plan['threads'], 'thread')} a step; {engines}."
+        f"Each camera is one long stream, its memory never emptied; {plan['streams']} of them a step in MultiStream "
+        f"and Offline. {_count(plan['threads'], 'thread')} a step; {engines}."
     )
     server = (
         f"Server asks for {plan['load']:g} of what a stream did in a rehearsal, within {BOUND_NS / 1e6:.1f} ms, a "
