@@ -22,8 +22,10 @@ from benchmarks.device.command import device
 from benchmarks.engines.command import engines
 from benchmarks.latency import SAMPLES_FOR_P99, SCHEMA_VERSION, WARM_UP_FRAMES, Advance, Case, Plan, Result
 from benchmarks.latency import run as run_latency
+from benchmarks.loadgen.command import loadgen
 from benchmarks.memory.command import memory
 from benchmarks.record import read, write_page
+from benchmarks.roofline.command import roofline
 from benchmarks.runtime.command import runtime
 from benchmarks.statistics import percentile
 from benchmarks.tables import tables
@@ -53,7 +55,9 @@ app.command()(bench)
 app.command()(agreement)
 app.command()(device)
 app.command()(engines)
+app.command()(loadgen)
 app.command()(memory)
+app.command()(roofline)
 app.command()(runtime)
 app.command()(training)
 app.command()(tables)
