@@ -52,7 +52,9 @@ def growth(x: Sequence[float], y: Sequence[float], *, offset: bool) -> Growth | 
     with warnings.catch_warnings():
         # The covariance is of no use here, the intervals come from the rounds: it may be infinite.
         warnings.simplefilter("ignore", OptimizeWarning)
-        found, _ = curve_fit(curve, at, values, p0=guess, sigma=values, bounds=bounds, x_scale=(1, largest, largest))
+        found, _ = curve_fit(
+            curve, at, values, p0=guess, sigma=values, bounds=bounds, x_scale=(1, largest, largest), max_nfev=10_000
+        )
     exponent, fixed, varied = map(float, found)
     return Growth(exponent, fixed, varied, last)
 

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from benchmarks import goals
+from benchmarks.scaling.figures import exponent_name, fitted, streaming, swept
 from benchmarks.scaling.fit import with_exponent
 from edge_cnnlstm.report.drawing import BLUE, MUTED, STYLE, VERMILION, png
 
@@ -55,14 +56,14 @@ def windows(report: dict[str, Any]) -> bytes:
         points = sweep["points"]
         axes.plot(points, points, color=MUTED, lw=1.4, ls=DASHED, label="as many as the window has frames")
         for precision in COLOURS:
-            cases = _of(sweep, precision)
-            stream = [case for case in sweep["cases"] if case["precision"] == precision and case["mode"] == "stream"]
-            if cases and stream:
-                found = [goals.ratio("", case["samples_ns"], stream[0]["samples_ns"]) for case in cases]
+            cases = swept(sweep, precision)
+            stream = streaming(sweep, precision)
+            if stream is not None:
+                found = [goals.ratio("", case["samples_ns"], stream["samples_ns"]) for case in cases]
                 spread = [(each.low or each.value, each.high or each.value) for each in found]
                 _marks(axes, [case["point"] for case in cases], [each.value for each in found], spread, precision)
-        kept = [(case["point"], case["macs_features_kept"] / cases[0]["macs"]) for case in _of(sweep, "fp32")]
-        axes.plot(*zip(*kept, strict=True), color=MUTED, lw=1.4, ls=DOTTED, label="features kept: MACs, not measured")
+        kept = [case["macs_features_kept"] * case["point"] / case["macs"] for case in swept(sweep, "fp32")]
+        axes.plot(points, kept, color=MUTED, lw=1.4, ls=DOTTED, label="features kept: MACs, not measured")
         axes.set(xlabel=sweep["unit"], ylabel="window ÷ streaming")
         _logarithmic(axes, "x", points)
         _logarithmic(axes, "y", axes.get_ylim())
@@ -75,14 +76,14 @@ def _panel(axes: Axes, sweep: dict[str, Any], report: dict[str, Any]) -> None:
     figures = {row["name"]: row for row in report["ratios"]}
     heights, said = list[float](), list[str]()
     for precision, colour in COLOURS.items():
-        cases = _of(sweep, precision)
+        cases = swept(sweep, precision)
         p50s = [case["p50_us"] for case in cases]
         spread = [case["p50_interval_us"] or (case["p50_us"],) * 2 for case in cases]
         _marks(axes, [case["point"] for case in cases], p50s, spread, precision)
-        fitted = [case for case in cases if case["point"] >= sweep["fitted_from"]]
-        x, y = [case["point"] for case in fitted], [case["p50_us"] for case in fitted]
-        axes.plot(x, [y[0] * case["macs"] / fitted[0]["macs"] for case in fitted], color=MUTED, lw=1.2, ls=DASHED)
-        figure = figures.get(f"{sweep['name']}: exponent, {precision}")
+        grown = fitted(sweep, precision)
+        x, y = [case["point"] for case in grown], [case["p50_us"] for case in grown]
+        axes.plot(x, [y[0] * case["macs"] / grown[0]["macs"] for case in grown], color=MUTED, lw=1.2, ls=DASHED)
+        figure = figures.get(exponent_name(sweep, precision))
         if figure is not None:
             curve = with_exponent(x, y, figure["value"], offset=sweep["offset"])
             along = np.geomspace(x[0], x[-1], 100)
@@ -106,14 +107,6 @@ def _marks(
     axes.errorbar(
         x, y, yerr=(below, above), fmt=MARKERS[precision], color=COLOURS[precision], ms=6, capsize=3, label=precision
     )
-
-
-def _of(sweep: dict[str, Any], precision: str) -> list[Case]:
-    return [
-        case
-        for case in sweep["cases"]
-        if (case["precision"], case["mode"], case["control"]) == (precision, sweep["mode"], False)
-    ]
 
 
 def _logarithmic(axes: Axes, which: str, ends: Sequence[float]) -> None:

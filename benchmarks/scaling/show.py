@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.scaling import pictures
+from benchmarks.scaling.figures import exponent_name
 from benchmarks.scaling.sweeps import GRAPHS
 from benchmarks.show import Picture, Section, Table, figures_table, missing_table
 
@@ -44,23 +45,15 @@ def section(report: dict[str, Any]) -> Section:
     return Section("Scaling", [*tables, *([missing_table(refused)] if refused else [])], drawn, notes)
 
 
-def exponents(report: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
-    """Return the figure of each fitted exponent by its sweep and precision."""
-    of = {row["name"]: row for row in report["ratios"]}
-    keys = [(sweep["name"], precision) for sweep in report["sweeps"] for precision in GRAPHS]
-    return {(name, precision): of[text] for name, precision in keys if (text := f"{name}: exponent, {precision}") in of}
-
-
 def _exponents(report: dict[str, Any]) -> Table:
-    rows = []
+    figures, rows = {row["name"]: row for row in report["ratios"]}, []
     for sweep in report["sweeps"]:
         for precision, growth in sweep["growth"].items():
-            figure = exponents(report).get((sweep["name"], precision))
+            figure = figures.get(exponent_name(sweep, precision))
             if figure is not None:
                 spread = "" if figure["low"] is None else f"{figure['low']:.2f}–{figure['high']:.2f}"
-                form = WITH_OFFSET if sweep["offset"] else WITHOUT
                 found = (f"{figure['value']:.2f}", spread, f"{growth['by_macs']:.2f}")
-                rows.append((f"{sweep['unit']}, {precision}", *found, form))
+                rows.append((f"{sweep['unit']}, {precision}", *found, WITH_OFFSET if sweep["offset"] else WITHOUT))
     return Table("How fast a step grows", ("x", "k", "95 % interval", "k by MACs", "form"), rows, FORMS)
 
 
@@ -78,7 +71,11 @@ def _points(sweep: dict[str, Any]) -> Table:
             if group:
                 row += (f"{case['p50_us'] / case['point']:,.0f}",)
             if window:
-                row += ("" if case["mode"] == "stream" else f"{case['macs_features_kept'] / first['macs']:.2f}",)
+                row += (
+                    ""
+                    if case["mode"] == "stream"
+                    else f"{case['macs_features_kept'] * case['point'] / case['macs']:.2f}",
+                )
             rows.append(row)
     return Table(sweep["name"].capitalize(), columns, rows, FEATURES if window else "")
 
