@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
@@ -26,6 +27,9 @@ DPI = 110
 STEPS = ((1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,))
 """Digits of a logarithmic axis's ticks, from many to few."""
 MOST_TICKS = 6
+MARGIN = 1.25
+APART = 1.4
+"""Least ratio of two numbers beside each other under a logarithmic axis."""
 
 Case = dict[str, Any]
 
@@ -37,12 +41,12 @@ def growth(report: dict[str, Any]) -> bytes:
     rows = math.ceil(len(sweeps) / columns)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(4.2 * max(2, columns), 4.0 * rows + 0.5), layout="constrained")
-        panels = figure.subplots(rows, columns, squeeze=False).flat
+        panels = list(figure.subplots(rows, columns, squeeze=False).flat)
         for panel, sweep in zip(panels, sweeps, strict=False):
             _panel(panel, sweep, report)
-        for panel in list(panels)[len(sweeps) :]:
+        for panel in panels[len(sweeps) :]:
             panel.set_axis_off()
-        handles = [*panels[0].get_legend_handles_labels()[0]]
+        handles = panels[0].get_legend_handles_labels()[0]
         figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
         return png(figure, dpi=DPI)
 
@@ -58,16 +62,23 @@ def windows(report: dict[str, Any]) -> bytes:
         for precision in COLOURS:
             cases = swept(sweep, precision)
             stream = streaming(sweep, precision)
-            if stream is not None:
+            if cases and stream is not None:
                 found = [goals.ratio("", case["samples_ns"], stream["samples_ns"]) for case in cases]
                 spread = [(each.low or each.value, each.high or each.value) for each in found]
                 _marks(axes, [case["point"] for case in cases], [each.value for each in found], spread, precision)
-        kept = [case["macs_features_kept"] * case["point"] / case["macs"] for case in swept(sweep, "fp32")]
-        axes.plot(points, kept, color=MUTED, lw=1.4, ls=DOTTED, label="features kept: MACs, not measured")
+        again = swept(sweep, "fp32")
+        kept = [case["macs_features_kept"] * case["point"] / case["macs"] for case in again]
+        axes.plot(
+            [case["point"] for case in again],
+            kept,
+            color=MUTED,
+            lw=1.4,
+            ls=DOTTED,
+            label="features kept: MACs, not measured",
+        )
         axes.set(xlabel=sweep["unit"], ylabel="window ÷ streaming")
-        _logarithmic(axes, "x", points)
-        _logarithmic(axes, "y", axes.get_ylim())
-        axes.set_xticks(points, [str(point) for point in points])
+        _points_across(axes, points)
+        _times_up(axes, points)
         axes.legend(frameon=False, loc="upper left")
         return png(figure, dpi=DPI)
 
@@ -77,25 +88,29 @@ def _panel(axes: Axes, sweep: dict[str, Any], report: dict[str, Any]) -> None:
     heights, said = list[float](), list[str]()
     for precision, colour in COLOURS.items():
         cases = swept(sweep, precision)
+        if not cases:
+            continue
         p50s = [case["p50_us"] for case in cases]
         spread = [case["p50_interval_us"] or (case["p50_us"],) * 2 for case in cases]
         _marks(axes, [case["point"] for case in cases], p50s, spread, precision)
         grown = fitted(sweep, precision)
         x, y = [case["point"] for case in grown], [case["p50_us"] for case in grown]
-        axes.plot(x, [y[0] * case["macs"] / grown[0]["macs"] for case in grown], color=MUTED, lw=1.2, ls=DASHED)
+        by_macs = [y[0] * case["macs"] / grown[0]["macs"] for case in grown]
+        axes.plot(x, by_macs, color=MUTED, lw=1.2, ls=DASHED, label="as MACs grow" if precision == "fp32" else None)
         figure = figures.get(exponent_name(sweep, precision))
         if figure is not None:
             curve = with_exponent(x, y, figure["value"], offset=sweep["offset"])
             along = np.geomspace(x[0], x[-1], 100)
-            axes.plot(along, curve.at(along), color=colour, lw=2)
+            axes.plot(along, curve.at(along), color=colour, lw=2, label=f"{precision}, fit")
             said.append(f"{precision} {figure['value']:.2f}")
         heights += [value for pair in spread for value in pair]
-    by_macs = sweep["growth"]["fp32"]["by_macs"]
-    axes.set_title(f"k: {', '.join(said)}; MACs {by_macs:.2f}" if said else "", fontsize="small", color=MUTED)
+    if said:
+        said.append(f"MACs {sweep['growth']['fp32']['by_macs']:.2f}")
+        axes.set_title(f"k: {', '.join(said)}", fontsize="small", color=MUTED)
     axes.set(xlabel=sweep["unit"], ylabel="p50, µs")
     if sweep["points"][0]:
-        _logarithmic(axes, "x", sweep["points"])
-    _logarithmic(axes, "y", (min(heights) / 1.3, max(heights) * 1.3))
+        _points_across(axes, sweep["points"])
+    _times_up(axes, heights)
 
 
 def _marks(
@@ -109,16 +124,29 @@ def _marks(
     )
 
 
-def _logarithmic(axes: Axes, which: str, ends: Sequence[float]) -> None:
-    """Make an axis logarithmic, with a handful of round ticks however short it is."""
-    low, high = min(ends), max(ends)
+def _points_across(axes: Axes, points: Sequence[int]) -> None:
+    """Make the horizontal axis logarithmic and mark as many of the points as have room for their numbers."""
+    marked = list(points[:1])
+    for point in points[1:]:
+        if point >= APART * marked[-1]:
+            marked.append(point)
+    axes.set(xscale="log", xlim=(points[0] / MARGIN, points[-1] * MARGIN))
+    _ticks(axes.xaxis, marked)
+
+
+def _times_up(axes: Axes, values: Sequence[float]) -> None:
+    """Make the vertical axis logarithmic around some values, with a handful of round ticks however short it is."""
+    low, high = min(values) / MARGIN, max(values) * MARGIN
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     ticks = [
         [digit * 10.0**decade for decade in decades for digit in digits if low <= digit * 10.0**decade <= high]
         for digits in STEPS
     ]
-    axis = axes.xaxis if which == "x" else axes.yaxis
-    axes.set(**{f"{which}scale": "log"})
-    axis.set_major_locator(FixedLocator(next((few for few in ticks if len(few) <= MOST_TICKS), ticks[-1])))
+    axes.set(yscale="log", ylim=(low, high))
+    _ticks(axes.yaxis, next((few for few in ticks if len(few) <= MOST_TICKS), ticks[-1]))
+
+
+def _ticks(axis: Axis, at: Sequence[float]) -> None:
+    axis.set_major_locator(FixedLocator(at))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
