@@ -28,6 +28,7 @@ def scaling(
     threads: Annotated[int, typer.Option(min=1, help="Cores that one call may use.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the order of turns.")] = 0,
     destination: Annotated[Path | None, typer.Option("-o", "--output", help="Write every sample to this file.")] = None,
+    page: Annotated[Path | None, typer.Option(help="Write tables and pictures to this HTML file.")] = None,
 ) -> None:
     """Time a step against input size, hidden size, layers, streams and window, and fit how fast it grows.
 
@@ -47,5 +48,5 @@ def scaling(
     words += [text for name, value in asdict(plan).items() for text in (f"--{name}", str(value))]
     with recording("scaling", words, None, MADE_WITH) as report, TemporaryDirectory() as folder:
         report.update(measured(sweeps, plan, Path(folder)))
-    keep(report, destination)
+    keep(report, destination, page)
     print_section(section(report), report)

@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.scaling import pictures
 from benchmarks.scaling.figures import exponent_name
 from benchmarks.scaling.sweeps import GRAPHS
-from benchmarks.show import Picture, Section, Table, figures_table, missing_table
+from benchmarks.show import Picture, Section, Table, figures_table
 
 WITH_OFFSET, WITHOUT = "a + b·xᵏ", "b·xᵏ"
 FORMS = (
@@ -42,7 +42,7 @@ def section(report: dict[str, Any]) -> Section:
     if windows:
         drawn.append(Picture("A window over a stream", pictures.windows(report), WINDOWS))
     notes = [UNTRAINED.format(_subnormal(sweeps)), *CONDITIONS]
-    return Section("Scaling", [*tables, *([missing_table(refused)] if refused else [])], drawn, notes)
+    return Section("Scaling", tables, drawn, notes, refused)
 
 
 def _exponents(report: dict[str, Any]) -> Table:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.latency import WARM_UP_FRAMES, rerun
-from benchmarks.processes import Message, serve
+from benchmarks.processes import Message, Turn, serve
 from edge_cnnlstm.bundle import format as bundle_format
 from edge_cnnlstm.runtime.backends.base import Backend
 from edge_cnnlstm.runtime.frame import Pixels
@@ -24,7 +24,7 @@ from edge_cnnlstm.runtime.stream import Stream
 Answer = Callable[[Any], object]
 
 
-def opened(path: str, graph: str, mode: str, frames: str, threads: str) -> tuple[Message, Callable[[Message], Message]]:
+def opened(path: str, graph: str, mode: str, frames: str, threads: str) -> tuple[Message, Turn]:
     """Open a bundle's graph, which proves itself, and return how far it strays from FP32, and what takes a turn.
 
     `mode` says what one call is: a stream's step, the batched step of `frames` streams, or a window of `frames`.

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import typer
+from typer.testing import CliRunner
 
 from benchmarks.processes import Turns
 from benchmarks.scaling import figures, worker
+from benchmarks.scaling.command import scaling
 from benchmarks.scaling.fit import growth, with_exponent
-from benchmarks.scaling.measure import FEWEST, Network, measured, results
+from benchmarks.scaling.measure import FEWEST, Network, results
 from benchmarks.scaling.show import section
-from benchmarks.scaling.sweeps import SWEEPS, Case, Plan, Sweep, chosen
+from benchmarks.scaling.sweeps import SWEEPS, Case, Sweep, chosen
 from edge_cnnlstm.errors import ConfigError
 from edge_cnnlstm.runtime.backends.base import Arrays
 from edge_cnnlstm.runtime.backends.ort import OnnxRuntimeBackend
@@ -230,22 +233,23 @@ def test_every_sweep_has_a_table_and_windows_a_picture_of_their_own() -> None:
 # ---- for real
 
 
-def test_a_sweep_of_two_networks_keeps_every_sample(tmp_path: Path) -> None:
-    rounds, steps = 2, 8
-    sweeps = chosen(["input=16,32"])
+def test_a_sweep_of_two_networks_keeps_every_sample_and_the_command_that_repeats_it(tmp_path: Path) -> None:
+    app, kept, page = typer.Typer(), tmp_path / "scaling.json", tmp_path / "scaling.html"
+    app.command()(scaling)
+    words = ["--sweep", "input=16,32", "--network", "nano", "--rounds", "2", "--steps", "8"]
 
-    report = json.loads(json.dumps(measured(sweeps, Plan("nano", rounds, steps), tmp_path)))
+    done = CliRunner().invoke(app, [*words, "-o", str(kept), "--page", str(page)], catch_exceptions=False)
 
+    assert done.exit_code == 0
+    report = json.loads(kept.read_text())
+    assert report["command"] == f"python -m benchmarks scaling {' '.join(words)} --threads 1 --seed 0"
     (sweep,) = report["sweeps"]
     assert sweep["refused"] == {}
-    assert [case["name"] for case in sweep["cases"]] == [case.name for case in sweeps[0].cases()]
-    assert all(_lengths(case["samples_ns"]) == [steps] * rounds for case in sweep["cases"])
+    assert [case["name"] for case in sweep["cases"]] == [case.name for case in chosen(words[1:2])[0].cases()]
+    assert all([len(turn) for turn in case["samples_ns"]] == [8, 8] for case in sweep["cases"])
     assert all(case["subnormal"] == 0 for case in sweep["cases"])
     small, large = (case["macs"] for case in sweep["cases"] if case["precision"] == "int8")
     assert 2 * small < large
-    assert [sorted(order) for order in sweep["order"]] == [sorted(case["name"] for case in sweep["cases"])] * rounds
-    assert section(report).pictures[0].png[:4] == PNG
-
-
-def _lengths(turns: Sequence[Sequence[int]]) -> list[int]:
-    return [len(turn) for turn in turns]
+    assert [sorted(order) for order in sweep["order"]] == [sorted(case["name"] for case in sweep["cases"])] * 2
+    assert "data:image/png" in page.read_text()
+    assert str(tmp_path) not in kept.read_text()
