@@ -36,6 +36,7 @@ def scaling(
     """
     sweeps, plan = chosen(sweep or ()), Plan(network, rounds, steps, threads, seed)
     try:
+        from benchmarks.scaling.figures import disturbance
         from benchmarks.scaling.measure import measured
         from benchmarks.scaling.show import section
     except ModuleNotFoundError as error:
@@ -48,5 +49,8 @@ def scaling(
     words += [text for name, value in asdict(plan).items() for text in (f"--{name}", str(value))]
     with recording("scaling", words, None, MADE_WITH) as report, TemporaryDirectory() as folder:
         report.update(measured(sweeps, plan, Path(folder)))
+    disturbed = disturbance(report["sweeps"])
+    if disturbed is not None:
+        report |= {"valid": False, "reasons": [*report["reasons"], disturbed]}
     keep(report, destination, page)
     print_section(section(report), report)

@@ -13,6 +13,8 @@ from benchmarks.statistics import percentile
 LONG_WINDOW = 16
 GOAL = 13.0
 """Least saving of a stream over a window of 16 frames."""
+UNDISTURBED = 0.95
+"""Least share of its time that a case must have had a core for."""
 Found = Mapping[str, Any]
 """One sweep as JSON data."""
 
@@ -38,6 +40,22 @@ def streaming(found: Found, precision: str) -> dict[str, Any] | None:
     wanted = (precision, "stream", False)
     cases = found["cases"] if found["mode"] == "window" else ()
     return next((case for case in cases if (case["precision"], case["mode"], case["control"]) == wanted), None)
+
+
+def disturbance(sweeps: Sequence[Found]) -> str | None:
+    """Say which case other programs kept from the cores the most, where that spoils the results."""
+    shares = {
+        f"{found['name']}, {case['name']}": sum(case["cpu_ns"]) / sum(map(sum, case["samples_ns"]))
+        for found in sweeps
+        for case in found["cases"]
+    }
+    worst = min(shares, key=shares.__getitem__, default="")
+    if not worst or shares[worst] >= UNDISTURBED:
+        return None
+    return (
+        f"other programs were running: {worst} had a core for {shares[worst]:.0%} of its time, and as long calls are "
+        "interrupted more often than short ones, exponents and ratios are too large"
+    )
 
 
 def growth_of(found: Found, precision: str) -> dict[str, Any]:

@@ -106,6 +106,7 @@ def _case(case: Case, turns: Turns, network: Network) -> dict[str, Any]:
         "samples": sum(map(len, samples)),
         "deviation": turns.ready[case.name]["deviation"],
         "subnormal": sum(answer["subnormal"] for answer in answers),
+        "cpu_ns": [answer["cpu_ns"] for answer in answers],
         "waiting_cpu_s": [answer["waiting_cpu_s"] for answer in answers],
         "samples_ns": samples,
     }

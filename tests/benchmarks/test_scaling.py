@@ -168,16 +168,17 @@ def test_subnormal_numbers_are_told_from_zero_and_from_small_ones() -> None:
 
 def answered(sweep: Sweep, cost_ns: Callable[[Case], float], rounds: int = 7) -> dict[str, Any]:
     """Return the results of a sweep in which every call of a case takes the same."""
-    said = {"subnormal": 0, "waiting_cpu_s": 0.0}
-    answers = {
-        case.name: [said | {"samples_ns": [round(cost_ns(case))] * FEWEST} for _ in range(rounds)]
-        for case in sweep.cases()
-    }
+    answers = {case.name: [_answer(cost_ns(case))] * rounds for case in sweep.cases()}
     networks: Mapping[str, Network] = {
         case.name: Network(Path(), CNN_MACS + LSTM_MACS * (case.point if sweep.varies else 1), CNN_MACS)
         for case in sweep.cases()
     }
     return results(sweep, Turns(answers, [], {name: {"deviation": 0.01} for name in answers}, {}), networks)
+
+
+def _answer(cost_ns: float) -> dict[str, Any]:
+    samples = [round(cost_ns)] * FEWEST
+    return {"samples_ns": samples, "cpu_ns": sum(samples), "subnormal": 0, "waiting_cpu_s": 0.0}
 
 
 def by_name(found: Mapping[str, Any]) -> dict[str, figures.Figure]:
@@ -216,6 +217,16 @@ def test_a_step_without_an_lstm_layer_is_measured_and_not_fitted() -> None:
 
     assert by_name(found)["layers: exponent, fp32"].value == pytest.approx(1, abs=0.02)
     assert 0 in {case["point"] for case in found["cases"]}
+
+
+def test_a_case_that_others_kept_from_the_cores_is_named() -> None:
+    found = answered(SWEEPS["window"], lambda case: STEP_NS * case.frames)
+    assert figures.disturbance([found]) is None
+
+    disturbed = next(case for case in found["cases"] if case["name"] == "int8 window 8")
+    disturbed["cpu_ns"] = [spent // 2 for spent in disturbed["cpu_ns"]]
+
+    assert "int8 window 8 had a core for 50%" in (figures.disturbance([found]) or "")
 
 
 def test_every_sweep_has_a_table_and_windows_a_picture_of_their_own() -> None:
