@@ -28,7 +28,7 @@ STEPS = ((1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,))
 """Digits of a logarithmic axis's ticks, from many to few."""
 MOST_TICKS = 6
 MARGIN = 1.25
-APART = 1.4
+APART = 1.6
 """Least ratio of two numbers beside each other under a logarithmic axis."""
 
 Case = dict[str, Any]
@@ -58,6 +58,7 @@ def windows(report: dict[str, Any]) -> bytes:
         figure = Figure(figsize=(8.0, 5.2), layout="constrained")
         axes = figure.add_subplot()
         points = sweep["points"]
+        heights = [float(point) for point in points]
         axes.plot(points, points, color=MUTED, lw=1.4, ls=DASHED, label="as many as the window has frames")
         for precision in COLOURS:
             cases = swept(sweep, precision)
@@ -65,6 +66,7 @@ def windows(report: dict[str, Any]) -> bytes:
             if cases and stream is not None:
                 found = [goals.ratio("", case["samples_ns"], stream["samples_ns"]) for case in cases]
                 spread = [(each.low or each.value, each.high or each.value) for each in found]
+                heights += [value for pair in spread for value in pair]
                 _marks(axes, [case["point"] for case in cases], [each.value for each in found], spread, precision)
         again = swept(sweep, "fp32")
         kept = [case["macs_features_kept"] * case["point"] / case["macs"] for case in again]
@@ -78,7 +80,7 @@ def windows(report: dict[str, Any]) -> bytes:
         )
         axes.set(xlabel=sweep["unit"], ylabel="window ÷ streaming")
         _points_across(axes, points)
-        _times_up(axes, points)
+        _times_up(axes, heights)
         axes.legend(frameon=False, loc="upper left")
         return png(figure, dpi=DPI)
 
@@ -106,7 +108,7 @@ def _panel(axes: Axes, sweep: dict[str, Any], report: dict[str, Any]) -> None:
         heights += [value for pair in spread for value in pair]
     if said:
         said.append(f"MACs {sweep['growth']['fp32']['by_macs']:.2f}")
-        axes.set_title(f"k: {', '.join(said)}", fontsize="small", color=MUTED)
+        axes.set_title(f"exponents: {', '.join(said)}", fontsize="small", color=MUTED)
     axes.set(xlabel=sweep["unit"], ylabel="p50, µs")
     if sweep["points"][0]:
         _points_across(axes, sweep["points"])

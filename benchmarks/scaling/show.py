@@ -7,13 +7,15 @@ from typing import Any
 
 from benchmarks.scaling import pictures
 from benchmarks.scaling.figures import exponent_name
+from benchmarks.scaling.fit import STEEPEST
 from benchmarks.scaling.sweeps import GRAPHS
 from benchmarks.show import Picture, Section, Table, figures_table
 
 WITH_OFFSET, WITHOUT = "a + b·xᵏ", "b·xᵏ"
 FORMS = (
     f"An exponent is fitted in every round: {WITH_OFFSET} where only a part of the step grows, k being that part's; "
-    f"{WITHOUT} where all of it does. By MACs is the same fit to the multiply-accumulates."
+    f"{WITHOUT} where all of it does. By MACs is the same fit to the multiply-accumulates. An exponent of 0.00 or "
+    f"{STEEPEST:.2f} is a bound of the fit: that round knows nothing."
 )
 UNTRAINED = (
     "The networks are untrained: what a step takes does not depend on what the weights have learnt, as long as no "
