@@ -4,38 +4,28 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from benchmarks.processes import Turns, Worker, take_turns
 from benchmarks.progress import bar
 from benchmarks.scaling import figures
-from benchmarks.scaling.networks import macs_of, untrained, write_bundle
+from benchmarks.scaling.networks import UNCHANGED, Key, Network, export_all, key_of
 from benchmarks.scaling.sweeps import GRAPHS, Case, Plan, Sweep
 from benchmarks.statistics import interval, percentile
 
 FEWEST = 30
 """Timed calls in a turn of the most expensive case."""
-Key = tuple[tuple[str, int], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Network:
-    """A bundle of an untrained network, and the multiply-accumulates of its step and of the CNN in it."""
-
-    path: Path
-    macs: int
-    cnn_macs: int
 
 
 def measured(sweeps: Sequence[Sweep], plan: Plan, folder: Path) -> dict[str, Any]:
     """Measure some sweeps and return the results as JSON data, samples in nanoseconds; `folder` takes the bundles.
 
-    Raises ConfigError for a preset or settings that no network has, and BackendError when a process dies.
+    Raises ConfigError for a preset that there is not, and BackendError when a process dies.
     """
-    networks, preset_macs = _networks(sweeps, plan, folder), macs_of(untrained(plan.network, {})).step
-    found = [_run(sweep, networks, preset_macs, plan) for sweep in sweeps]
+    networks = export_all(sweeps, plan.network, folder)
+    found = [_run(sweep, networks, plan) for sweep in sweeps]
     return {
         "loop": "closed",
         "plan": asdict(plan),
@@ -51,30 +41,12 @@ def results(sweep: Sweep, turns: Turns, behind: Mapping[str, Network]) -> dict[s
     return found | {"growth": {precision: figures.growth_of(found, precision) for precision in GRAPHS}}
 
 
-def _networks(sweeps: Sequence[Sweep], plan: Plan, folder: Path) -> dict[Key, Network]:
-    """Write a bundle for every network that the sweeps ask for, and return them by their settings."""
-    wanted = {_key(sweep, point): sweep.settings(point) for sweep in sweeps for point in sweep.points}
-    made = {}
-    with bar("exporting networks") as started:
-        advance = started(len(wanted))
-        for number, (key, settings) in enumerate(wanted.items()):
-            network = untrained(plan.network, settings)
-            path, macs = folder / f"{number}.edge", macs_of(network)
-            write_bundle(network, path)
-            made[key] = Network(path, macs.step, macs.cnn)
-            advance(", ".join(f"{name} {value}" for name, value in key) or plan.network)
-    return made
-
-
-def _key(sweep: Sweep, point: int) -> Key:
-    return tuple(sweep.settings(point).items())
-
-
-def _run(sweep: Sweep, networks: Mapping[Key, Network], preset_macs: int, plan: Plan) -> dict[str, Any]:
+def _run(sweep: Sweep, networks: Mapping[Key, Network], plan: Plan) -> dict[str, Any]:
     """Measure one sweep, each case in a process of its own."""
-    behind = {case.name: networks[_key(sweep, case.point)] for case in sweep.cases()}
+    behind = {case.name: networks[key_of(sweep, case.point)] for case in sweep.cases()}
     steps = {
-        case.name: _steps(plan.steps, preset_macs / (behind[case.name].macs * case.frames)) for case in sweep.cases()
+        case.name: _steps(plan.steps, networks[UNCHANGED].macs / (behind[case.name].macs * case.frames))
+        for case in sweep.cases()
     }
     with bar(f"measuring {sweep.name}") as started:
         workers = [_worker(case, behind[case.name].path, plan) for case in sweep.cases()]

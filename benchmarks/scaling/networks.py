@@ -1,102 +1,55 @@
-"""Untrained networks as bundles, FP32 and int8: what a step takes does not depend on what the weights have learnt."""
+"""The networks behind the points: untrained, and exported by the project's exporter, a program of its own."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
-from torch import nn
+from benchmarks.processes import Worker
+from benchmarks.progress import bar
+from benchmarks.scaling.sweeps import Sweep
+from edge_cnnlstm.errors import BackendError
+from edge_cnnlstm.training.config import NetworkConfig
 
-from benchmarks.scaling.sweeps import GRAPHS
-from edge_cnnlstm.bundle import format as bundle_format
-from edge_cnnlstm.bundle.golden import Golden, dump
-from edge_cnnlstm.bundle.manifest import FORMAT_VERSION, Graph, Manifest
-from edge_cnnlstm.runtime.backends.ort import OnnxRuntimeBackend
-from edge_cnnlstm.runtime.proof import replay
-from edge_cnnlstm.training.config import ModelConfig
-from edge_cnnlstm.training.data.occluded_digits import HEADS
-from edge_cnnlstm.training.model import CnnLstm
-from edge_cnnlstm.training.spec_of import spec_of
-from export.cost import layer_costs
-from export.graphs import export_step
-from export.points import quantizable, quantized_layers
-from export.precisions import candidates
-from export.quantize import MINIMUM_FRAMES, calibrate
-from export.trace import fold
-
-SEED = 0
-LIVELIER = 1.5
-"""What new LSTMs and heads are multiplied by: their own answers hardly move."""
-GOLDEN_FRAMES = 8
-RESET_AT = 4
+Key = tuple[tuple[str, int], ...]
+"""What is changed in the preset."""
+UNCHANGED: Key = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Macs:
-    """Multiply-accumulates of one step in convolutions and matrix products, and how many of them the CNN's are."""
+class Network:
+    """A bundle of an untrained network, and the multiply-accumulates of its step and of the CNN in it."""
 
-    step: int
-    cnn: int
+    path: Path
+    macs: int
+    cnn_macs: int
 
 
-def untrained(preset: str, changed: Mapping[str, Any]) -> CnnLstm:
-    """Return a folded network of a preset with some settings `changed`, the same one every time.
+def key_of(sweep: Sweep, point: int) -> Key:
+    """Return what tells the network behind a point from others."""
+    return tuple(sweep.settings(point).items())
 
-    Batch norms have seen noise and bring every layer to the scale that a trained one has: neither activations nor
-    memories get near the subnormal numbers, which a CPU computes a hundred times slower. Raises ConfigError or a
-    validation error of pydantic's for settings that no network has.
+
+def export_all(sweeps: Sequence[Sweep], preset: str, folder: Path) -> dict[Key, Network]:
+    """Write a bundle for the preset and for every other network that the sweeps ask for.
+
+    Raises ConfigError for an unknown preset, and BackendError when the exporter fails.
     """
-    torch.manual_seed(SEED)
-    config = ModelConfig.model_validate({"preset": preset, "heads": HEADS, **changed})
-    network = CnnLstm(config)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None  # the average of what was seen, and nothing of what was there before
-    with torch.no_grad():
-        network.see(torch.from_numpy(_noise(config, GOLDEN_FRAMES)))
-        for weights in (*network.cells.parameters(), *network.heads.parameters()):
-            weights.mul_(LIVELIER)
-    return fold(network.eval())
-
-
-def macs_of(network: CnnLstm) -> Macs:
-    """Count what one step of a network multiplies."""
-    layers = layer_costs(network)
-    cnn = sum(layer.macs for name, layer in layers.items() if name.startswith("backbone."))
-    return Macs(sum(layer.macs for layer in layers.values()), cnn)
-
-
-def write_bundle(network: CnnLstm, path: Path) -> None:
-    """Export a folded network with the project's own exporter, quantized on noise, and write it as a bundle.
-
-    What FP32 answers over eight frames is what both graphs have to prove when they are opened. Raises what
-    `export_step`, `calibrate` and the bundle's `write` raise.
-    """
-    split, spec = quantizable(network), spec_of(network)
-    calibration = calibrate(split, [_noise(network.config, MINIMUM_FRAMES)])
-    precisions = candidates(quantized_layers(split))
-    modules = {"fp32": network, "int8_onnxruntime": precisions["int8_onnxruntime"].network(split, calibration)}
-    content = {name: export_step(module).SerializeToString() for name, module in modules.items()}
-    graphs = tuple(
-        Graph(name, f"graphs/{name}.onnx", precisions[name].dialect, precision, precisions[name].tolerance.largest)
-        for precision, name in GRAPHS.items()
-    )
-    frames, resets = _noise(network.config, GOLDEN_FRAMES), np.arange(GOLDEN_FRAMES) == RESET_AT
-    backend = OnnxRuntimeBackend(content["fp32"], spec)
-    course = replay(backend, Golden(frames, resets, {}))
-    backend.close()
-    expected = {output.name: np.concatenate(course[output.name]) for output in spec.outputs}
-    expected |= {pair.output: course[pair.output][0] for pair in spec.states}
-    golden = Golden(frames, resets, {graph.name: expected for graph in graphs})
-    members = {graph.file: content[graph.name] for graph in graphs} | {bundle_format.GOLDEN: dump(golden)}
-    manifest = Manifest(FORMAT_VERSION, network.config.preset, spec, graphs, {}, {})
-    bundle_format.write(path, manifest, members)
-
-
-def _noise(config: ModelConfig, count: int) -> np.ndarray:
-    shape = (count, config.height, config.width, 3)
-    return np.random.default_rng(SEED).integers(0, 256, shape, np.uint8)
+    NetworkConfig.model_validate({"preset": preset})
+    wanted = dict.fromkeys([UNCHANGED, *(key_of(sweep, point) for sweep in sweeps for point in sweep.points)])
+    made = {}
+    exporter = Worker("the exporter", "export.untrained", preset)
+    with bar("exporting networks") as started, ExitStack() as stack:
+        stack.callback(exporter.stop)
+        refused = exporter.ready().get("refused")
+        if refused is not None:
+            raise BackendError(refused, expected="an exporter", fix="pip install 'edge-cnnlstm[export]'")
+        advance = started(len(wanted))
+        for number, key in enumerate(wanted):
+            path = folder / f"{number}.edge"
+            macs = exporter.turn({"path": str(path), "changed": dict(key)})
+            made[key] = Network(path, macs["step"], macs["cnn"])
+            advance(", ".join(f"{name} {value}" for name, value in key) or preset)
+    return made

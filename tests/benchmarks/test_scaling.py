@@ -16,7 +16,8 @@ from benchmarks.processes import Turns
 from benchmarks.scaling import figures, worker
 from benchmarks.scaling.command import scaling
 from benchmarks.scaling.fit import growth, with_exponent
-from benchmarks.scaling.measure import FEWEST, Network, results
+from benchmarks.scaling.measure import FEWEST, results
+from benchmarks.scaling.networks import Network, export_all
 from benchmarks.scaling.show import section
 from benchmarks.scaling.sweeps import SWEEPS, Case, Sweep, chosen
 from edge_cnnlstm.errors import ConfigError
@@ -109,6 +110,11 @@ def test_each_sweep_runs_every_point_in_both_precisions_and_one_case_twice(sweep
         assert set(points) == set(sweep.points)
     (control,) = (case for case in cases if case.control)
     assert control.name.removesuffix(" control") in {case.name for case in cases}
+
+
+def test_a_preset_that_there_is_not_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="unknown preset 'smal'"):
+        export_all([], "smal", tmp_path)
 
 
 # ---- worker
