@@ -1,0 +1,1 @@
+"""What a step costs as the network, its input or its company grows."""
