@@ -27,6 +27,7 @@ from benchmarks.memory.command import memory
 from benchmarks.record import read, write_page
 from benchmarks.roofline.command import roofline
 from benchmarks.runtime.command import runtime
+from benchmarks.scaling.command import scaling
 from benchmarks.statistics import percentile
 from benchmarks.tables import tables
 from benchmarks.training import training
@@ -59,6 +60,7 @@ app.command()(loadgen)
 app.command()(memory)
 app.command()(roofline)
 app.command()(runtime)
+app.command()(scaling)
 app.command()(training)
 app.command()(tables)
 
