@@ -32,12 +32,12 @@ WINDOW_SHARE = 10
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What somebody asked for. No `backend` or `graph` is left to `chosen`; every `threads` goes with every `batch`."""
+    """What somebody asked for; empty backends or graphs are left to `chosen`. All threads go with all batches."""
 
-    backend: Sequence[str] = ()
-    graph: Sequence[str] = ()
+    backends: Sequence[str] = ()
+    graphs: Sequence[str] = ()
     threads: Sequence[int] = (1,)
-    batch: Sequence[int] = (1,)
+    batches: Sequence[int] = (1,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,29 +103,29 @@ def chosen(path: Path, manifest: Manifest, choice: Choice) -> list[Case]:
     to run; named together, each goes with each. Raises ConfigError for a backend that does not exist, and when nothing
     is left; BundleError for a graph that does not.
     """
-    named = [manifest.graph(name) for name in choice.graph]
+    named = [manifest.graph(name) for name in choice.graphs]
     pairs: list[tuple[str, Graph]] = []
-    for backend in choice.backend or (installed() if named else ("auto", "onnxruntime")):
+    for backend in choice.backends or (installed() if named else ("auto", "onnxruntime")):
         if backend not in BACKENDS:
             raise ConfigError(
                 f"backend {backend!r}", expected=f"one of {', '.join(BACKENDS)}", fix="choose one of these"
             )
         if backend == "auto":
             pairs.append(_taken(path, manifest, choice.threads[0]))
-        elif choice.backend and named:
+        elif choice.backends and named:
             pairs += [(backend, graph) for graph in named]
         else:
             fitting = [graph for graph in named or manifest.graphs if graph.dialect in DIALECTS[backend]]
             pairs += [(backend, graph) for graph in fitting]
     if not pairs:
         raise ConfigError(
-            f"no backend that is meant to run {', '.join(choice.graph) or 'any graph of this bundle'}",
+            f"no backend that is meant to run {', '.join(choice.graphs) or 'any graph of this bundle'}",
             expected="at least one",
             fix="name a backend, with --backend, and a graph, with --graph",
         )
     cases = [
         Case(backend, graph, threads, batch)
-        for (backend, graph), threads, batch in product(dict.fromkeys(pairs), choice.threads, choice.batch)
+        for (backend, graph), threads, batch in product(dict.fromkeys(pairs), choice.threads, choice.batches)
     ]
     return [*cases, replace(reference(cases), control=True)]
 

@@ -85,12 +85,17 @@ def latency(
 
 def words(choice: Choice, plan: Plan) -> list[str]:
     """Return the options that repeat a run."""
-    options = asdict(choice) | asdict(plan)
-    repeated = {"loop": options.pop("loops")} | {
-        name: many for name, many in options.items() if isinstance(many, (list, tuple))
+    repeated = {
+        "backend": choice.backends,
+        "graph": choice.graphs,
+        "threads": choice.threads,
+        "batch": choice.batches,
+        "loop": plan.loops,
     }
-    once = {name: (value,) for name, value in options.items() if name not in repeated}
-    return [word for name, many in (repeated | once).items() for value in many for word in (f"--{name}", _word(value))]
+    once = {name: (value,) for name, value in asdict(plan).items() if name != "loops"}
+    return [
+        word for name, values in (repeated | once).items() for value in values for word in (f"--{name}", f"{value}")
+    ]
 
 
 def results(path: Path, cases: Sequence[Case], plan: Plan) -> dict[str, Any]:
@@ -140,10 +145,6 @@ def _known(loops: Sequence[str]) -> tuple[str, ...]:
         if loop not in LOOPS:
             raise ConfigError(f"loop {loop!r}", expected=f"one of {', '.join(LOOPS)}", fix="choose one of these")
     return tuple(dict.fromkeys(loops))
-
-
-def _word(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _draw(path: Path, report: dict[str, Any]) -> None:

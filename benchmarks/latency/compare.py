@@ -48,9 +48,8 @@ def differences(old: Report, new: Report) -> list[str]:
     """Say what else differs between two runs, so that a ratio may be due to that."""
     said = []
     if old.bundle.sha256 != new.bundle.sha256:
-        said.append(
-            f"another bundle: {old.bundle.name} {old.bundle.sha256[:12]}, now {new.bundle.name} {new.bundle.sha256[:12]}"
-        )
+        names = [f"{run.bundle.name} {run.bundle.sha256[:12]}" for run in (old, new)]
+        said.append(f"another bundle: {names[0]}, now {names[1]}")
     for name in type(old.machine).model_fields:
         before, now = getattr(old.machine, name), getattr(new.machine, name)
         if before != now:

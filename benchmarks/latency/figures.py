@@ -54,9 +54,8 @@ def _within(one: Measured, window: int) -> list[Figure]:
     if "window" in rounds:
         name = f"{one.name}: window of {window} ÷ step, p50"
         ratios.append(ratio(name, rounds["window"], streaming, goal=WINDOW_GOAL))
-    for loop in OPEN:
-        if loop in rounds:
-            ratios.append(ratio(f"{one.name}: {LOOPS[loop]} ÷ closed, p50", rounds[loop], streaming))
+    paced = [loop for loop in OPEN if loop in rounds]
+    ratios += [ratio(f"{one.name}: {LOOPS[loop]} ÷ closed, p50", rounds[loop], streaming) for loop in paced]
     p50, p99 = (closed.percentiles[name].us for name in ("p50", "p99"))
     if p50 and p99:
         name = f"{one.name}: closed, p99 ÷ p50 of all rounds"

@@ -43,7 +43,7 @@ class Steps(Protocol):
 
 
 class Together:
-    """A group whose streams all get the same frames, and whose answer is that of the first: a stream in all but name."""
+    """A group whose streams all get the same frames, and whose answer is the first one's: a stream in all but name."""
 
     def __init__(self, group: StreamGroup) -> None:
         self.backend = group.backend
@@ -95,7 +95,9 @@ class Timed:
     @property
     def stages_ns(self) -> dict[str, list[int]]:
         """Return the host's stages and, on a GPU, its copies up and down, which are part of the host's `infer`."""
-        stages = {name: list(column) for name, column in zip(Timings._fields, zip(*self._timings), strict=True)}
+        stages = {
+            name: list(column) for name, column in zip(Timings._fields, zip(*self._timings, strict=True), strict=True)
+        }
         device = getattr(self._backend, "device_times", None)
         if device is not None:
             copies = {name: device.stages[name].buckets() for name in ("upload", "download")}

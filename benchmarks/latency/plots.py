@@ -11,14 +11,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
-from numpy.typing import NDArray
 
 from benchmarks.latency.cases import LOOPS
 from benchmarks.latency.document import Loop, Measured
 from edge_cnnlstm.report.drawing import (
     BLUE,
     GREEN,
-    INK,
     MUTED,
     ORANGE,
     PURPLE,

@@ -14,7 +14,7 @@ TAILS = {"p50": "p50", "p90": "p90", "p99": "p99", "p99_9": "p99.9"}
 STAGES = ("wait", "fit", "upload", "infer", "download", "decode", "age")
 CLOSED = (
     "Closed loop: a frame follows the last answer at once, so that caches and clocks stay warm; a sample is the whole "
-    "step, uint8 frame in, decoded prediction out. A camera lets them cool down between frames, and sees more than this."
+    "step, uint8 frame in, decoded prediction out. A camera lets them cool down between frames, and sees more."
 )
 OPEN = (
     "Open loop: {rate:g} frames a second, due whatever became of those before; a sample counts from when its frame was "
@@ -22,8 +22,8 @@ OPEN = (
     "on (the system let it run under {scheduler}), untuned without."
 )
 WINDOW = (
-    "Window: the same answer without carried memory, the last {window} frames through the same graph. One that kept each "
-    "frame's features would cost less; the bundle holds no such graph."
+    "Window: the same answer without carried memory, the last {window} frames through the same graph. One that kept "
+    "each frame's features would cost less; the bundle holds no such graph."
 )
 ASIDE = (
     "Every case has a process of its own; each round has a turn of each, in an order drawn anew. {warm_up} frames warm "
@@ -31,18 +31,21 @@ ASIDE = (
 )
 CONTROL = "The control is the same case in another process: how far its ratio is from 1, and its interval, is noise."
 FOR_TENSORRT = "{} is written for TensorRT; it runs in {} for reference only."
-PERCENTILES = "In µs; late are frames whose response took longer than a period. A percentile with fewer samples than it needs is not shown."
+PERCENTILES = (
+    "In µs; late are frames whose response took longer than a period. A percentile is shown from the samples that "
+    "it needs with ten above it."
+)
 CONFIDENT = (
     "In µs, by the rule of MLPerf's LoadGen: with 99 % confidence the percentile is no higher. Samples are taken to be "
     "independent."
 )
 SPLIT = (
-    "In µs, p50 / p99 from enough samples. Wait is from when a frame was due to its step; the age ends at the decision. "
+    "In µs, p50 / p99 from enough samples. Wait is from when a frame was due to its step; age ends at the decision. "
     "Upload and download, on a GPU by its own clock, are part of infer; a dash is a copy that an engine does not make."
 )
 MOVED = (
-    "Median round, µs. An interval of 99 % leaves out 1 (Hodges and Lehmann's, by Mann and Whitney's test of the rounds), "
-    "and the ratio is further from 1 than the controls of either run, which is the noise."
+    "Median round, µs. The interval leaves out 1 (Hodges and Lehmann's, by Mann and Whitney's test of the rounds), and "
+    "the ratio is further from 1 than the controls of either run, which is the noise."
 )
 
 

@@ -16,9 +16,11 @@ from edge_cnnlstm.runtime.stream import Stream
 
 def opened(path: str, backend: str, graph: str, threads: str, batch: str) -> tuple[Message, partial[Message]]:
     """Open a stream, or a group of more than one, and prove it on the golden rollout."""
-    how = {"backend": backend, "graph": graph, "threads": int(threads), "strict": True}
-    stream = open_stream(path, **how) if batch == "1" else Together(open_group(path, int(batch), **how))
-    return {}, partial(turn, stream, list(bundle_format.read(path).golden.frames))
+    frames, cores = list(bundle_format.read(path).golden.frames), int(threads)
+    if batch == "1":
+        return {}, partial(turn, open_stream(path, backend=backend, graph=graph, threads=cores, strict=True), frames)
+    group = open_group(path, int(batch), backend=backend, graph=graph, threads=cores, strict=True)
+    return {}, partial(turn, Together(group), frames)
 
 
 def turn(stream: Stream | Together, frames: Sequence[Pixels], request: Message) -> Message:
