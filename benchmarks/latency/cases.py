@@ -104,19 +104,19 @@ def chosen(path: Path, manifest: Manifest, choice: Choice) -> list[Case]:
     is left; BundleError for a graph that does not.
     """
     named = [manifest.graph(name) for name in choice.graphs]
-    pairs: list[tuple[str, Graph]] = []
+    pairs: list[tuple[str, str]] = []
     for backend in choice.backends or (installed() if named else ("auto", "onnxruntime")):
         if backend not in BACKENDS:
             raise ConfigError(
                 f"backend {backend!r}", expected=f"one of {', '.join(BACKENDS)}", fix="choose one of these"
             )
         if backend == "auto":
-            pairs.append(_taken(path, manifest, choice.threads[0]))
+            pairs.append(_taken(path, choice.threads[0]))
         elif choice.backends and named:
-            pairs += [(backend, graph) for graph in named]
+            pairs += [(backend, graph.name) for graph in named]
         else:
             fitting = [graph for graph in named or manifest.graphs if graph.dialect in DIALECTS[backend]]
-            pairs += [(backend, graph) for graph in fitting]
+            pairs += [(backend, graph.name) for graph in fitting]
     if not pairs:
         raise ConfigError(
             f"no backend that is meant to run {', '.join(choice.graphs) or 'any graph of this bundle'}",
@@ -124,7 +124,7 @@ def chosen(path: Path, manifest: Manifest, choice: Choice) -> list[Case]:
             fix="name a backend, with --backend, and a graph, with --graph",
         )
     cases = [
-        Case(backend, graph, threads, batch)
+        Case(backend, manifest.graph(graph), threads, batch)
         for (backend, graph), threads, batch in product(dict.fromkeys(pairs), choice.threads, choice.batches)
     ]
     return [*cases, replace(reference(cases), control=True)]
@@ -146,7 +146,7 @@ def installed() -> list[str]:
     return [backend for backend in DIALECTS if here.get(backend, on_a_gpu)]
 
 
-def _taken(path: Path, manifest: Manifest, threads: int) -> tuple[str, Graph]:
-    """Return what `auto` takes here."""
+def _taken(path: Path, threads: int) -> tuple[str, str]:
+    """Return the backend and the graph that `auto` takes here."""
     with open_stream(path, threads=threads) as stream:
-        return stream.backend.name, manifest.graph(str(stream.graph))
+        return stream.backend.name, str(stream.graph)
