@@ -15,13 +15,11 @@ from benchmarks.latency.compare import compared
 from benchmarks.latency.early_stopping import samples_needed
 from benchmarks.latency.figures import figures, measured
 from benchmarks.latency.show import section
-from benchmarks.page import page as drawn
 from benchmarks.processes import Message, Turns, Worker, take_turns
 from benchmarks.progress import bar
 from benchmarks.record import keep, recording
 from benchmarks.show import print_section
 from edge_cnnlstm.bundle import format as bundle_format
-from edge_cnnlstm.cli.console import unusable_path
 from edge_cnnlstm.errors import BackendError, ConfigError
 
 MADE_WITH = ("numpy", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "pycuda", "cuda-bindings")
@@ -76,9 +74,7 @@ def latency(
     if before is not None:
         report["comparison"] = compared(before, document.parse(report)).model_dump()
     print_section(section(report, drawn=False), report)
-    keep(report, destination)
-    if page is not None:
-        _draw(page, report)
+    keep(report, destination, page)
     if report["valid"] is False:
         raise typer.Exit(1)
 
@@ -145,10 +141,3 @@ def _known(loops: Sequence[str]) -> tuple[str, ...]:
         if loop not in LOOPS:
             raise ConfigError(f"loop {loop!r}", expected=f"one of {', '.join(LOOPS)}", fix="choose one of these")
     return tuple(dict.fromkeys(loops))
-
-
-def _draw(path: Path, report: dict[str, Any]) -> None:
-    try:
-        path.write_text(drawn("Latency", [report]), encoding="utf-8")
-    except OSError as error:
-        raise unusable_path(error) from error

@@ -40,7 +40,7 @@ NINES = {1: "0", 2: "50", 10: "90", 100: "99", 1_000: "99.9", 10_000: "99.99"}
 """Where percentiles stand: at one in how many samples above them."""
 SAMPLES_A_NINE = 20.1
 """A percentile that one in x samples exceeds needs so many times x: 2,010 for p99."""
-PARTS = {"wait": SHADE, "fit": PURPLE, "upload": SKY, "infer": BLUE, "download": ORANGE, "decode": GREEN}
+PARTS = {"wait": MUTED, "fit": PURPLE, "upload": SKY, "infer": BLUE, "download": ORANGE, "decode": GREEN}
 """Stages in the order of time, which add up to a frame's age, and their colours."""
 BINS = 40
 """A round's samples are drawn as so many medians, and so many maxima."""
@@ -89,7 +89,7 @@ def stages(cases: Sequence[Measured]) -> bytes:
         axes.invert_yaxis()
         axes.tick_params(axis="y", length=0)
         axes.margins(x=0.08)
-        axes.set_xlabel("ms from capture, or the instant at which a frame was due, to the decision; mean")
+        axes.set_xlabel("mean ms from when a frame was due")
         patches = [axes.barh(0, 0, color=PARTS[part], label=part) for part in used]
         figure.legend(handles=patches, loc="outside upper left", ncols=len(used), frameon=False)
         return png(figure, dpi=DPI)

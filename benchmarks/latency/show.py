@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.latency.cases import LOOPS
 from benchmarks.latency.document import Comparison, Loop, Measured, Percentile, Report, parse
-from benchmarks.show import Picture, Section, Table, figures_table, missing_table
+from benchmarks.show import Picture, Section, Table, figures_table
 
 TAILS = {"p50": "p50", "p90": "p90", "p99": "p99", "p99_9": "p99.9"}
 STAGES = ("wait", "fit", "upload", "infer", "download", "decode", "age")
@@ -30,6 +30,7 @@ ASIDE = (
     "up every turn. The garbage collector is off meanwhile."
 )
 CONTROL = "The control is the same case in another process: how far its ratio is from 1, and its interval, is noise."
+UNSEEN = "No telemetry here: nothing says whether the machine was slowed down meanwhile."
 FOR_TENSORRT = "{} is written for TensorRT; it runs in {} for reference only."
 PERCENTILES = (
     "In µs; late are frames whose response took longer than a period. A percentile is shown from the samples that "
@@ -54,10 +55,8 @@ def section(report: dict[str, Any], *, drawn: bool = True) -> Section:
     found = parse(report)
     comparison = [] if found.comparison is None else [_comparison(found.comparison)]
     tables = [*comparison, figures_table(report), _percentiles(found), _confident(found), _stages(found)]
-    if report["skipped"]:
-        tables.append(missing_table(report["skipped"]))
     pictures = _pictures(found) if drawn and find_spec("matplotlib") is not None else []
-    return Section("Latency", tables, pictures, list(_notes(found)))
+    return Section("Latency", tables, pictures, [*_notes(found), *_unseen(report)], report["skipped"])
 
 
 def _pictures(report: Report) -> list[Picture]:
@@ -167,3 +166,7 @@ def _notes(report: Report) -> Iterator[str]:
     for case in report.cases:
         if case.dialect == "tensorrt" and "tensorrt" not in case.backend and not case.control:
             yield FOR_TENSORRT.format(case.graph, case.backend)
+
+
+def _unseen(report: dict[str, Any]) -> list[str]:
+    return [] if report["telemetry"]["sources"] else [UNSEEN]
