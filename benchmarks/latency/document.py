@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
 
-from benchmarks.record import SCHEMA_VERSION
-from edge_cnnlstm.cli.console import unusable_path
-from edge_cnnlstm.errors import DataError
+from benchmarks import record
+from edge_cnnlstm.errors import ConfigError
 
 
 class Percentile(BaseModel):
@@ -144,29 +142,13 @@ def parse(document: dict[str, Any]) -> Report:
 
 
 def read(path: Path) -> Report:
-    """Read a report's file; raises ConfigError when it cannot be read, and DataError when it is no such report."""
+    """Read a report's file; raises ConfigError when it cannot be read, is older, or is no such report."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        return parse(document)
-    except OSError as error:
-        raise unusable_path(error) from error
+        return parse(record.read(path))
     except ValidationError as error:
-        raise _no_report(path, _found(document, error)) from error
-    except ValueError as error:
-        raise _no_report(path, f"no JSON: {error}") from error
-
-
-def _found(document: Any, error: ValidationError) -> str:
-    version = document.get("schema_version") if isinstance(document, dict) else None
-    if isinstance(version, int) and version != SCHEMA_VERSION:
-        return f"a report of schema {version}"
-    first = error.errors()[0]
-    return f"no latency report: {'.'.join(map(str, first['loc']))}: {first['msg']}"
-
-
-def _no_report(path: Path, found: str) -> DataError:
-    return DataError(
-        f"{path.name} is {found}",
-        expected=f"what `python -m benchmarks latency -o` writes, schema {SCHEMA_VERSION}",
-        fix="measure the older state again with this program",
-    )
+        first = error.errors()[0]
+        raise ConfigError(
+            f"{path.name} is no latency report: {'.'.join(map(str, first['loc']))}: {first['msg']}",
+            expected="what `python -m benchmarks latency -o` wrote",
+            fix="name another file",
+        ) from error
