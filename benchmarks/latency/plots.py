@@ -49,7 +49,7 @@ BINS = 40
 def tails(cases: Sequence[Measured]) -> bytes:
     """Draw each loop's response by percentile, a panel a case; faint where the samples are too few to depend on."""
     shown = cases[:MOST_PANELS]
-    columns = min(COLUMNS, len(shown))
+    columns = min(COLUMNS if len(shown) > 4 else 2, len(shown))
     rows = math.ceil(len(shown) / columns)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 0.9 + 3.3 * rows), layout="constrained")
@@ -57,13 +57,14 @@ def tails(cases: Sequence[Measured]) -> bytes:
         for axes, case in zip(panels.flat, shown, strict=False):
             for name, loop in case.loops.items():
                 _draw_tail(axes, name, loop)
-            axes.set_title(shortened(case.name, 72 // columns), loc="left", fontsize="medium", weight="bold")
+            axes.set_title(shortened(case.name, 108 // columns), loc="left", fontsize="small", weight="bold")
             _nines(axes)
         for axes in panels.flat[len(shown) :]:
             axes.set_visible(False)
         for axes in panels[:, 0]:
             axes.set_ylabel("ms")
-        for axes in panels[-1]:
+        for axes in panels.flat[max(0, len(shown) - columns) : len(shown)]:
+            axes.tick_params(labelbottom=True)
             axes.set_xlabel("percentile")
         figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=4, frameon=False)
         return png(figure, dpi=DPI)

@@ -53,7 +53,7 @@ MOVED = (
 def section(report: dict[str, Any], *, drawn: bool = True) -> Section:
     """Return what the suite shows of its report; pictures only if they are `drawn`, and where matplotlib is here."""
     found = parse(report)
-    comparison = [] if found.comparison is None else [_comparison(found.comparison)]
+    comparison = [] if found.comparison is None else _comparison(found.comparison)
     tables = [*comparison, figures_table(report), _percentiles(found), _confident(found), _stages(found)]
     pictures = _pictures(found) if drawn and find_spec("matplotlib") is not None else []
     return Section("Latency", tables, pictures, [*_notes(found), *_unseen(report)], report["skipped"])
@@ -75,7 +75,13 @@ def _pictures(report: Report) -> list[Picture]:
     return pictures
 
 
-def _comparison(comparison: Comparison) -> Table:
+def _comparison(comparison: Comparison) -> list[Table]:
+    title, differing = f"Against the run of {comparison.started}", [(said,) for said in comparison.differences]
+    tables = [Table("What differs besides", ("then, and now",), differing)] if differing else []
+    untold = f"Too few rounds to tell: {'; '.join(comparison.untold)}. " if comparison.untold else ""
+    if not comparison.moved:
+        nothing = f"nothing moved beyond noise, of {comparison.compared} compared"
+        return [*tables, Table(title, ("what moved",), [(nothing,)], untold + MOVED)]
     rows = [
         (
             f"{change.case}, {LOOPS[change.loop]}",
@@ -83,17 +89,12 @@ def _comparison(comparison: Comparison) -> Table:
             _us(change.new_us),
             f"{change.ratio:.2f}",
             f"{change.low:.2f}–{change.high:.2f}",
-            f"±{change.noise - 1:.0%}",
+            f"{1 / change.noise:.2f}–{change.noise:.2f}",
         )
         for change in comparison.moved
     ]
-    title = f"Against the run of {comparison.started}: " + (
-        f"{len(rows)} of {comparison.compared} moved beyond noise" if rows else "nothing moved beyond noise"
-    )
-    untold = [f"Too few rounds to tell: {'; '.join(comparison.untold)}."] if comparison.untold else []
-    said = [*(f"{difference[0].upper()}{difference[1:]}." for difference in comparison.differences), *untold]
-    columns = ("what moved", "then", "now", "now ÷ then", "99 % interval", "noise")
-    return Table(title, columns, rows, "\n".join([*said, MOVED]))
+    columns = (f"what moved, of {comparison.compared}", "then", "now", "now ÷ then", "99 % interval", "noise")
+    return [*tables, Table(title, columns, rows, untold + MOVED)]
 
 
 def _percentiles(report: Report) -> Table:

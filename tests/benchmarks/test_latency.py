@@ -404,6 +404,14 @@ def test_what_moved_beyond_noise_is_named_with_its_interval() -> None:
     assert change.low > 1 > 1 / change.noise
 
 
+def test_only_what_moved_is_shown_of_a_comparison(written: Path) -> None:
+    found = compare.compared(run_of(1.0), run_of(1.5, seed=1, loop="open"))
+    report = json.loads(written.read_text()) | {"comparison": found.model_dump()}
+    first = section(report, drawn=False).tables[0]
+    assert first.columns[0] == "what moved, of 4"
+    assert [row[0] for row in first.rows] == ["onnxruntime fp32, open, tuned"]
+
+
 def test_what_moved_less_than_a_control_that_is_the_same_thing_did_not_move() -> None:
     assert compare.compared(run_of(1.0), run_of(1.1, seed=1)).moved
     assert not compare.compared(run_of(1.0), run_of(1.1, seed=1, control=1.2)).moved
@@ -430,9 +438,9 @@ def test_another_bundle_machine_version_or_rate_is_said_first_and_another_task_i
     ]
     assert found.compared == 2
     report = json.loads(written.read_text()) | {"comparison": found.model_dump()}
-    first = section(report, drawn=False).tables[0]
-    assert first.title.endswith("nothing moved beyond noise")
-    assert first.caption.startswith("Another bundle")
+    first, second = section(report, drawn=False).tables[:2]
+    assert [cell for (cell,) in first.rows] == found.differences
+    assert second.rows == [("nothing moved beyond noise, of 2 compared",)]
 
 
 def test_the_command_says_what_moved_since_an_older_run(
