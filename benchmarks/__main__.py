@@ -19,10 +19,11 @@ from benchmarks.agreement.command import agreement
 from benchmarks.bundle import identity
 from benchmarks.device.command import device
 from benchmarks.engines.command import engines
-from benchmarks.latency import SAMPLES_FOR_P99, SCHEMA_VERSION, WARM_UP_FRAMES, Advance, Case, Plan, Result, percentile
+from benchmarks.latency import SAMPLES_FOR_P99, SCHEMA_VERSION, WARM_UP_FRAMES, Advance, Case, Plan, Result
 from benchmarks.latency import run as run_latency
 from benchmarks.memory.command import memory
 from benchmarks.runtime.command import runtime
+from benchmarks.statistics import percentile
 from benchmarks.training import training
 from edge_cnnlstm.bundle import format as bundle_format
 from edge_cnnlstm.cli import console

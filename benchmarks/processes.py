@@ -30,6 +30,8 @@ ROOT = Path(__file__).parents[1]
 SETTLE_S = 0.1
 """Seconds between turns: ONNX Runtime's idle threads spin for 30 ms before they sleep, on cores that others need."""
 Message = dict[str, Any]
+Turn = Callable[[Message], Message]
+"""Answers a request."""
 Advance = Callable[[str], None]
 """Told whose turn is over."""
 
@@ -121,11 +123,11 @@ class Worker:
         )
 
 
-def serve(opened: Callable[..., tuple[Message, Callable[[Message], Message]]]) -> None:
+def serve(opened: Callable[..., tuple[Message, Turn]]) -> None:
     """Be a worker's process: `opened` gets the words, returns what to say when ready, and what takes a turn.
 
     An EdgeError while opening is said as the refusal; one in a turn ends the process. The collector is off, and runs
-    between turns. Each answer gets `waiting_cpu_s`, what the process burnt while others had their turns, in CPU seconds.
+    between turns. Each answer gets `waiting_cpu_s`: CPU seconds that the process burnt while others had their turns.
     """
     with _answers() as out:
         try:

@@ -1,4 +1,4 @@
-"""What every result says beside its numbers: the command, the bundle, the machine, its load and whether it throttled."""
+"""What every result says beside its numbers: the command, the bundle, the machine, its load, and if it throttled."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import machine
+from benchmarks import page as pages
 from benchmarks.bundle import identity
 from edge_cnnlstm import provenance
 from edge_cnnlstm.bundle import format as bundle_format
@@ -51,7 +52,30 @@ def recording(
     report |= {"valid": told["verdict"]["valid"], "reasons": told["verdict"]["reasons"], "telemetry": told}
 
 
-def keep(report: dict[str, Any], destination: Path | None) -> None:
-    """Write a report as JSON where somebody asked for it; raises ConfigError when its place cannot be written."""
+def keep(report: dict[str, Any], destination: Path | None, page: Path | None = None) -> None:
+    """Write a report as JSON and as a page, where somebody asked for them.
+
+    Raises ConfigError when a place cannot be written.
+    """
     if destination is not None:
         console.write_json(destination, report)
+    if page is not None:
+        write_page(page, report["suite"], [report])
+
+
+def write_page(path: Path, title: str, reports: Sequence[dict[str, Any]]) -> None:
+    """Write the page of some reports; errors as `keep` raises them."""
+    _write(path, pages.page(title, reports).encode())
+
+
+def write_picture(path: Path, png: bytes) -> None:
+    """Write a picture; errors as `keep` raises them."""
+    _write(path, png)
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    except OSError as error:
+        raise console.unusable_path(error) from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,12 +41,16 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """What a suite shows: its tables in order of importance, its pictures, and what to know when reading them."""
+    """What a suite shows: its tables in order of importance, its pictures, and what to know when reading them.
+
+    `missing` says what could not be measured, and why.
+    """
 
     title: str
     tables: Sequence[Table]
     pictures: Sequence[Picture] = ()
-    notes: Sequence[str] = field(default_factory=tuple)
+    notes: Sequence[str] = ()
+    missing: Mapping[str, str] = field(default_factory=dict)
 
 
 def figures_table(
@@ -77,25 +81,19 @@ def goal_words(row: dict[str, Any]) -> str:
     return f"{'≤' if row['at_most'] else '≥'} {row['goal']:g} {'met' if row['met'] else 'missed'}"
 
 
-def missing_table(missing: dict[str, str]) -> Table:
-    """Return what could not be measured, and why."""
-    return Table("Missing", ("what", "why"), list(missing.items()))
-
-
 def conditions(report: dict[str, Any]) -> list[tuple[str, str]]:
     """Return what a report says of the machine it was measured on, as pairs of a word and its meaning."""
     host, bundle = report["machine"], report["bundle"]
-    threads = host["cores"]
+    where = (
+        f"{host['cpu'] or host['architecture']}, {host['cores']} cores, {host['memory_bytes'] / 2**30:.1f} GiB, "
+        f"int8 by {host['int8_dot'] or 'no instruction of its own'}, governor {host['governor'] or 'unknown'}, "
+        f"load {host['load_before']} before and {host['load_after']} after"
+    )
     valid = {True: "nothing throttled", None: "this machine does not say whether it throttles"}
     said = [] if bundle is None else [("bundle", f"{bundle['name']}, sha256 {bundle['sha256'][:12]}")]
     return [
         *said,
-        (
-            "machine",
-            f"{host['cpu'] or host['architecture']}, {threads} cores, {host['memory_bytes'] / 2**30:.1f} GiB, "
-            f"int8 by {host['int8_dot'] or 'no instruction of its own'}, governor {host['governor'] or 'unknown'}, "
-            f"load {host['load_before']} before and {host['load_after']} after",
-        ),
+        ("machine", where),
         ("versions", ", ".join(f"{name} {version}" for name, version in report["versions"].items())),
         ("telemetry", valid.get(report["valid"]) or f"INVALID: {'; '.join(report['reasons'])}"),
         ("measured", f"{report['started']}, {report['seconds']:,} s in all"),
@@ -104,6 +102,8 @@ def conditions(report: dict[str, Any]) -> list[tuple[str, str]]:
 
 def print_section(section: Section, report: dict[str, Any]) -> None:
     """Print a section and its conditions; the last line is the command that repeats it."""
+    for name, why in section.missing.items():
+        console.console.print(f"[yellow]missing[/] {escape(name)}: {escape(why)}", highlight=False, soft_wrap=True)
     for table in section.tables:
         console.output.print(_for_terminal(table), highlight=False)
     for note in section.notes:

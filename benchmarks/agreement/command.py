@@ -12,15 +12,15 @@ import typer
 from benchmarks.agreement import course
 from benchmarks.agreement.course import Course
 from benchmarks.agreement.frames import LEAST, stream
-from benchmarks.agreement.show import section
+from benchmarks.agreement.show import pictures, section
 from benchmarks.bundle import reference_of
 from benchmarks.goals import Figure
 from benchmarks.progress import bar
-from benchmarks.record import keep, recording
+from benchmarks.record import keep, recording, write_picture
 from benchmarks.show import print_section
 from edge_cnnlstm.bundle import format as bundle_format
 from edge_cnnlstm.bundle.format import Bundle
-from edge_cnnlstm.errors import BackendError
+from edge_cnnlstm.errors import BackendError, ConfigError
 from edge_cnnlstm.runtime.backends.base import Backend
 from edge_cnnlstm.runtime.selection import load_engine
 
@@ -60,9 +60,19 @@ def agreement(
     print_section(section(report), report)
     keep(report, destination)
     if picture is not None:
-        from benchmarks.agreement.plot import draw
+        write_picture(picture, drawn_of(report))
 
-        draw(courses, reference, picture)
+
+def drawn_of(report: dict[str, Any]) -> bytes:
+    """Return drift as a PNG; raises ConfigError for a network without memory, or without what draws."""
+    drawn = pictures(report)
+    if not drawn:
+        raise ConfigError(
+            "no drift to draw",
+            expected="a network with memory, and matplotlib",
+            fix="leave --picture out, or pip install matplotlib",
+        )
+    return drawn[0].png
 
 
 def words(frames: int, graphs: list[str] | None, source: str | None, seed: int) -> list[str]:

@@ -102,9 +102,7 @@ def measurements_of(
     graphs = dict(zip(peers.ONNX_RUNTIME, (reference_of(bundle), graph or reference_of(bundle)), strict=True))
     for peer, file in read_by.items():
         if file is not None:
-            found[peer] = partial(
-                measure, "benchmarks.device.peers", peer, file.resolve(), graphs.get(peer, ""), samples
-            )
+            found[peer] = partial(run, "benchmarks.device.peers", peer, file.resolve(), graphs.get(peer, ""), samples)
     return found, missing
 
 

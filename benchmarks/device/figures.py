@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -106,7 +105,8 @@ def _others(rounds: Rounds, transfer: str) -> list[Figure]:
     for batch in (2, 4, 8, 16, 32):
         if answers := rounds.get(Case(batch, transfer, "graph").name):
             more = [batch * _p50(single) / _p50(many) for single, many in zip(one, answers, strict=True)]
-            found.append(_figure(f"frames a second, {batch} streams ÷ one", more, len(_all(answers, "step_ns"))))
+            frames = len(_all(answers, "step_ns"))
+            found.append(median(f"frames a second, {batch} streams ÷ one", more, frames))
     return found
 
 
@@ -116,7 +116,7 @@ def _times(answers: Answers, goal: float | None) -> list[Figure]:
     for what, name in series.items():
         values = [percentile(answer[name], 50) / 1e3 for answer in answers]
         limit = goal if name == "step_ns" else None
-        found.append(_figure(f"{what}, p50, µs", values, len(_all(answers, name)), limit, at_most=True))
+        found.append(median(f"{what}, p50, µs", values, len(_all(answers, name)), limit))
     steps = _all(answers, "step_ns")
     for tail, least in SAMPLES.items():
         if len(steps) >= least:

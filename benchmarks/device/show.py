@@ -6,7 +6,7 @@ from typing import Any
 
 from benchmarks.device.figures import TAILS
 from benchmarks.device.stand_in import NAME as STAND_IN
-from benchmarks.show import Section, Table, figures_table, missing_table
+from benchmarks.show import Section, Table, figures_table
 
 STANDING_IN = (
     "TensorRT does not run this bundle here: four small kernels stand in for it, and tell of the wrapper only."
@@ -18,18 +18,16 @@ def section(report: dict[str, Any]) -> Section:
     """Return what the suite shows of its report."""
     gpu, warm_up = report["gpu"], report["warm_up"]
     engine = f"graph {report['graph']!r} in {report['engine']}" if report["graph"] else STAND_IN
-    notes = [
-        f"{engine} on {gpu['name']}, compute capability {gpu['compute_capability']}, CUDA {gpu['driver']}.",
+    turn = (
         f"Every measurement has a process of its own, in an order drawn anew each round; {warm_up['seconds']:g} s and "
-        f"{warm_up['calls_a_turn']} calls a turn to warm up, frames back to back; p99.9 over all rounds together.",
-        PEERS,
-    ]
+        f"{warm_up['calls_a_turn']} calls a turn to warm up, frames back to back; p99.9 over all rounds together."
+    )
+    where = f"{engine} on {gpu['name']}, compute capability {gpu['compute_capability']}, CUDA {gpu['driver']}."
+    notes = [where, turn, PEERS]
     if report["engine"] == STAND_IN:
         notes.insert(0, STANDING_IN)
     tables = [figures_table(report), _cases(report["cases"])]
-    if missing := report["refused"] | report["missing"]:
-        tables.append(missing_table(missing))
-    return Section("On the GPU", tables, notes=notes)
+    return Section("On the GPU", tables, notes=notes, missing=report["refused"] | report["missing"])
 
 
 def _cases(cases: dict[str, Any]) -> Table:

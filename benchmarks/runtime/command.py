@@ -92,7 +92,9 @@ def _measurements(
     if "overhead" in suites:
         found["overhead"] = partial(run, "benchmarks.runtime.overhead")
     if "release" in suites:
-        found |= {f"release {kind}": partial(run, "benchmarks.runtime.release", kind, RELEASES) for kind in ("spun", "slept")}
+        found |= {
+            f"release {kind}": partial(run, "benchmarks.runtime.release", kind, RELEASES) for kind in ("spun", "slept")
+        }
     if "paced" in suites:
         found["closed"] = partial(paced, "closed", backend, graph, PACED_FRAMES)
         found["paced ours"] = partial(paced, "ours", backend, graph, PACED_FRAMES)
