@@ -34,6 +34,7 @@ def peers(
     paced_frames: Annotated[int, typer.Option(min=0, help="Timed frames a turn at 30 Hz; 0 for no such turns.")] = 300,
     frames: Annotated[int, typer.Option(min=1, help="Frames of the rollout that accuracy is measured on.")] = 2_000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the order of turns.")] = 0,
+    page: Annotated[Path | None, typer.Option(help="Draw the report on this HTML page.")] = None,
     destination: Annotated[Path | None, typer.Option("-o", "--output", help="Write every sample to this file.")] = None,
 ) -> None:
     """Time our whole step beside other engines' bare calls on the same weights and frames, accuracy beside speed."""
@@ -44,4 +45,4 @@ def peers(
         material = Material(path.resolve(), checkpoint and checkpoint.resolve(), threads=1)
         report.update(compare(material, plan, chosen, Path(folder)))
     print_section(section(report), report)
-    keep(report, destination)
+    keep(report, destination, page)

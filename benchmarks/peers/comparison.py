@@ -98,6 +98,7 @@ class Comparison:
                 core_share=[answer["core_share"] for answer in turns.answers[name]],
                 accuracy=self._judge(turns, name),
                 deviation=turns.ready[name]["deviation"],
+                waiting_cpu_s=[answer["waiting_cpu_s"] for answer in turns.answers[name]],
             )
             for name in turns.answers
         ]

@@ -62,6 +62,7 @@ class Paced:
     core_share: Sequence[float]
     accuracy: Accuracy
     deviation: float | None
+    waiting_cpu_s: Sequence[float]
 
     @property
     def timed_ns(self) -> Rounds:

@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.goals import Figure, Rounds, ratio
 from benchmarks.peers.figures import counted
 from benchmarks.peers.ours import AGAIN, OURS
-from benchmarks.show import Picture, Section, Table, figures_table, missing_table
+from benchmarks.show import Picture, Section, Table, figures_table
 from benchmarks.statistics import SAMPLES_FOR, percentile
 
 FEW, STRAYS = "*", "†"
@@ -28,7 +28,8 @@ TAKING_PART = (
 )
 WARM_UP = (
     "Each turn begins with {warm_up_frames} frames that are not counted, after a rollout of {rollout} frames when the "
-    "engine was opened: more than any engine's documentation asks for. The garbage collector is off meanwhile."
+    "engine was opened: more than any engine's documentation asks for. The garbage collector is off meanwhile. While "
+    "others had their turns, no process used more than {waiting:.2f} s of CPU."
 )
 ACCURACY = (
     "Agreement: share of the frames of one rollout, memory carried without a reset, with the label of FP32 in ONNX "
@@ -48,10 +49,8 @@ def section(report: dict[str, Any]) -> Section:
     if report["paced"]:
         tables.append(_paced(report["paced"]))
     tables.append(_settings(report))
-    if report["missing"]:
-        tables.append(missing_table(report["missing"]))
-    told = report["plan"] | {"rollout": f"{report['rollout']['frames']:,}"}
-    return Section("Peers", tables, _pictures(report), [note.format(**told) for note in NOTES])
+    told = report["plan"] | {"rollout": f"{report['rollout']['frames']:,}", "waiting": _waiting(report)}
+    return Section("Peers", tables, _pictures(report), [note.format(**told) for note in NOTES], report["missing"])
 
 
 def groups(report: dict[str, Any]) -> list[tuple[int, list[Case]]]:
@@ -71,6 +70,10 @@ def timed(case: Case) -> Rounds:
 def own(cases: Iterable[Case]) -> Case:
     """Return our own case among others."""
     return next(case for case in cases if case["about"]["name"] == OURS)
+
+
+def _waiting(report: dict[str, Any]) -> float:
+    return max(float(sum(case["waiting_cpu_s"])) for case in (*report["closed"], *report["paced"]))
 
 
 def _pictures(report: dict[str, Any]) -> list[Picture]:
