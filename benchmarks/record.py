@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import time
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ from benchmarks.bundle import identity
 from edge_cnnlstm import provenance
 from edge_cnnlstm.bundle import format as bundle_format
 from edge_cnnlstm.cli import console
+from edge_cnnlstm.errors import ConfigError
 from edge_cnnlstm.runtime.telemetry import Telemetry
 
 SCHEMA_VERSION = 2
@@ -63,9 +65,31 @@ def keep(report: dict[str, Any], destination: Path | None, page: Path | None = N
         write_page(page, report["suite"], [report])
 
 
-def write_page(path: Path, title: str, reports: Sequence[dict[str, Any]]) -> None:
-    """Write the page of some reports; errors as `keep` raises them."""
-    _write(path, pages.page(title, reports).encode())
+def read(path: Path) -> dict[str, Any]:
+    """Read a result that `keep` wrote; raises ConfigError for anything else, an older result among it."""
+    try:
+        report = json.loads(path.read_text())
+        found = report["schema_version"], report["suite"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{path.name} is no result: {type(error).__name__}: {error}",
+            expected="a JSON file that a suite wrote with -o",
+            fix="measure again, or name another file",
+        ) from error
+    if found[0] != SCHEMA_VERSION:
+        raise ConfigError(
+            f"{path.name} of schema version {found[0]}",
+            expected=f"version {SCHEMA_VERSION}",
+            fix="measure again with this version",
+        )
+    return dict(report)
+
+
+def write_page(
+    path: Path, title: str, reports: Sequence[dict[str, Any]], figures: Sequence[dict[str, Any]] = ()
+) -> None:
+    """Write the page of some reports, with `figures` first; errors as `keep` raises them."""
+    _write(path, pages.page(title, reports, figures).encode())
 
 
 def write_picture(path: Path, png: bytes) -> None:
