@@ -8,11 +8,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.peers import ours
 from benchmarks.peers.accuracy import Accuracy, judge, reference_labels, write_rollout
 from benchmarks.peers.as_used import AS_USED, ENGINES
 from benchmarks.peers.figures import About, Closed, Paced, closed_figures, counted, paced_figures
 from benchmarks.peers.loops import RATE, WARM_UP_FRAMES
-from benchmarks.peers.ours import AGAIN, OURS, OWN, WINDOW, WINDOW_FRAMES
+from benchmarks.peers.ours import OURS, OWN, UNTUNED, WINDOW, WINDOW_FRAMES
 from benchmarks.peers.peer import Material, Peer
 from benchmarks.peers.prepared import prepare, without_folders
 from benchmarks.peers.worker import Job
@@ -64,43 +65,48 @@ class Comparison:
         self._peers = [peer for peer in peers if peer.name in self._paths]
         self.chosen: dict[int, Candidate] = {}
         self.order: dict[str, list[list[str]]] = {}
+        self._accuracy: dict[str, Accuracy] = {}
 
     def closed(self, threads: int) -> list[Closed]:
         """Measure every case back to back, with so many cores a step."""
         peers = [peer for peer in self._peers if peer not in AS_USED]
-        jobs = [self._own(name, threads) for name in OWN] + [self._job(peer, threads) for peer in peers]
+        jobs = [self._own(name, threads) for name in ours.CLOSED] + [self._job(peer, threads) for peer in peers]
         turns = self._take_turns(f"back to back, {counted(threads)}", jobs, {"steps": self._plan.steps})
+        hows = dict.fromkeys(ours.CLOSED, "Stream.step") | {WINDOW: f"reset, {WINDOW_FRAMES} steps, one answer"}
+        hows |= {peer.name: peer.settings for peer in peers}
         return [
             Closed(
-                about=self._about(name, threads, "Stream.step"),
+                about=self._about(name, threads, hows[name]),
                 threads=threads,
                 whole_ns=turns.samples(name, "whole_ns"),
                 bare_ns=None if name in OWN else turns.samples(name, "bare_ns"),
-                accuracy=self._judge(turns, name),
+                accuracy=self._accuracy[name],
                 deviation=turns.ready[name]["deviation"],
-                waiting_cpu_s=[answer["waiting_cpu_s"] for answer in turns.answers[name]],
+                waiting_cpu_s=[answer["waiting_cpu_s"] for answer in answers],
             )
-            for name in turns.answers
+            for name, answers in turns.answers.items()
         ]
 
     def paced(self) -> list[Paced]:
-        """Measure our stream at 30 Hz, and peers as they are commonly used: on all cores, unless they choose else."""
+        """Measure our stream at 30 Hz, and peers as they are commonly used, on all cores where that is asked."""
         cores = len(os.sched_getaffinity(0))
         peers = [peer for peer in self._peers if peer in AS_USED or peer.family not in ENGINES]
-        jobs = [self._own(name, 1) for name in (OURS, AGAIN)] + [self._job(peer, cores) for peer in peers]
+        jobs = [self._own(name, 1) for name in ours.PACED] + [self._job(peer, cores) for peer in peers]
         turns = self._take_turns(f"at {RATE:g} Hz", jobs, {"frames": self._plan.paced_frames})
-        fifo = all(answer["first_in_line"] for answer in turns.answers[OURS])
-        realtime = f"Pipeline with Realtime(), SCHED_FIFO {'permitted' if fifo else 'not permitted'}"
+        permitted = "" if turns.answers[OURS][0]["first_in_line"] else ", which the system does not permit"
+        hows = dict.fromkeys(ours.PACED, f"Pipeline with Realtime(): rehearsals, spinning, SCHED_FIFO{permitted}")
+        hows |= {UNTUNED: "Pipeline"}
+        hows |= {peer.name: peer.settings + ("" if peer in AS_USED else f"; {counted(cores)}") for peer in peers}
         return [
             Paced(
-                about=self._about(name, 1, realtime),
+                about=self._about(name, 1, hows[name]),
                 paced_ns=turns.samples(name, "paced_ns"),
-                core_share=[answer["core_share"] for answer in turns.answers[name]],
-                accuracy=self._judge(turns, name),
+                core_share=[answer["core_share"] for answer in answers],
+                accuracy=self._accuracy[name],
                 deviation=turns.ready[name]["deviation"],
-                waiting_cpu_s=[answer["waiting_cpu_s"] for answer in turns.answers[name]],
+                waiting_cpu_s=[answer["waiting_cpu_s"] for answer in answers],
             )
-            for name in turns.answers
+            for name, answers in turns.answers.items()
         ]
 
     def _take_turns(self, doing: str, jobs: Sequence[Job], request: Message) -> Turns:
@@ -112,6 +118,9 @@ class Comparison:
         for name in OWN.keys() & refused.keys():
             raise BackendError(refused[name], expected="our own case to run", fix="run `edge-cnnlstm verify`")
         self.missing |= {f"{name}, {doing}": why for name, why in refused.items()}
+        for name, ready in turns.ready.items():
+            if name not in self._accuracy:
+                self._accuracy[name] = judge(ready["labels"], self._reference, self.rollout.truth)
         return turns
 
     def _own(self, name: str, threads: int) -> Job:
@@ -123,7 +132,8 @@ class Comparison:
         return replace(self._blank(peer.name, threads), checkpoint=checkpoint, prepared=str(self._paths[peer.name]))
 
     def _blank(self, name: str, threads: int) -> Job:
-        return Job(name, str(self._material.bundle), threads, str(self._folder))
+        rollout = None if name in self._accuracy else str(self._folder)
+        return Job(name, str(self._material.bundle), threads, rollout)
 
     def _choose(self, threads: int) -> Candidate:
         """Return what `auto` takes for this processor: measured now, while nothing else runs, or remembered."""
@@ -133,15 +143,11 @@ class Comparison:
         return self.chosen[threads]
 
     def _about(self, name: str, threads: int, how: str) -> About:
-        if name not in OWN:
-            peer = next(peer for peer in self._peers if peer.name == name)
-            return About(name, peer.family, peer.precision, peer.settings)
-        chosen = self._choose(threads)
-        how = f"reset, {WINDOW_FRAMES} frames through the same engine, decoded once" if name == WINDOW else how
-        return About(name, None, chosen.graph.precision, f"{how}; graph {chosen.graph.name} in {chosen.backend}")
-
-    def _judge(self, turns: Turns, name: str) -> Accuracy:
-        return judge(turns.ready[name]["labels"], self._reference, self.rollout.truth)
+        if name in OWN:
+            chosen = self._choose(threads)
+            return About(name, None, chosen.graph.precision, f"{how}; graph {chosen.graph.name} in {chosen.backend}")
+        peer = next(peer for peer in self._peers if peer.name == name)
+        return About(name, peer.family, peer.precision, how)
 
 
 def compare(material: Material, plan: Plan, peers: Sequence[Peer], folder: Path) -> dict[str, Any]:

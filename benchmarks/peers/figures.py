@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from benchmarks.goals import Figure, Rounds, median, ratio
 from benchmarks.peers.accuracy import MAY_LOSE, Accuracy
-from benchmarks.peers.ours import AGAIN, OURS, WINDOW
+from benchmarks.peers.ours import AGAIN, OURS, UNTUNED, WINDOW
 from benchmarks.statistics import SAMPLES_FOR, percentile
 
 BARE_CALL, PACED, TAIL, TAIL_OF_PEERS, STREAMING = 1.05, 0.35, 1.2, 1.0, 13.0
@@ -113,6 +113,8 @@ def paced_figures(cases: Sequence[Paced]) -> list[Figure]:
         found.append(ratio(name, ours.paced_ns, best.paced_ns, goal=PACED, at_most=True))
     if AGAIN in mine:
         found.append(ratio(f"{AGAIN} ÷ ours, paced, p50", mine[AGAIN].paced_ns, ours.paced_ns))
+    if UNTUNED in mine:
+        found.append(ratio(f"{UNTUNED} ÷ ours, paced, p50", mine[UNTUNED].paced_ns, ours.paced_ns))
     found += [ratio(f"ours ÷ {peer.about.name}, paced, p50", ours.paced_ns, peer.paced_ns) for peer in peers]
     return found + [_share(case) for case in (ours, *peers)]
 

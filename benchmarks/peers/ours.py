@@ -18,17 +18,21 @@ from edge_cnnlstm.runtime.frame import Frame, Pixels
 from edge_cnnlstm.runtime.opening import open_stream
 from edge_cnnlstm.runtime.pipeline import Pipeline
 from edge_cnnlstm.runtime.proof import Deviation, deviation
-from edge_cnnlstm.runtime.realtime import Realtime
+from edge_cnnlstm.runtime.realtime import OFF, Realtime
 from edge_cnnlstm.runtime.sources.array import ArraySource
 
 WINDOW_FRAMES = 16
 """Frames that are run again for each new one where no memory is carried."""
-OURS, AGAIN, WINDOW = "ours", "ours, again", f"window of {WINDOW_FRAMES}"
+OURS, AGAIN, WINDOW, UNTUNED = "ours", "ours, again", f"window of {WINDOW_FRAMES}", "ours, untuned"
 """The cases' names; the second is the first once more, and the difference of both is noise."""
+CLOSED, PACED = (OURS, AGAIN, WINDOW), (OURS, AGAIN, UNTUNED)
+"""Those that each loop has."""
 
 
 class Ours:
-    """A stream on the graph and the engine that `auto` chose for this machine."""
+    """A stream on the graph and the engine that `auto` chose for this machine, on time by all that there is for it."""
+
+    realtime = Realtime()
 
     def __init__(self, bundle: Path, backend: str, graph: str, threads: int) -> None:
         self._stream = open_stream(bundle, backend=backend, graph=graph, threads=threads)
@@ -53,15 +57,13 @@ class Ours:
         return {"whole_ns": back_to_back(self._stream.step, frames_for(golden, steps))}
 
     def paced(self, golden: Sequence[Pixels], frames: int) -> Message:
-        """Time answers from the instant each frame was due, with everything that `--realtime` switches on.
+        """Time answers from the instant each frame was due; none is left out, and a late one makes the next one wait.
 
-        No frame is left out: one that is late makes the next one wait. `first_in_line` says if the system permitted
-        SCHED_FIFO.
+        `first_in_line` says if it ran under SCHED_FIFO, which the system may not permit.
         """
         self._stream.reset("turn")
-        realtime = Realtime()
-        source = ArraySource(frames_for(golden, frames), rate=RATE, spin_us=realtime.spin_us)
-        pipeline = Pipeline(source, self._stream, "every", realtime=realtime)
+        source = ArraySource(frames_for(golden, frames), rate=RATE, spin_us=self.realtime.spin_us)
+        pipeline = Pipeline(source, self._stream, "every", realtime=self.realtime)
         samples, scheduler = [], os.SCHED_OTHER
         for frame, _ in pipeline:
             samples.append(time.monotonic_ns() - frame.captured_ns)
@@ -85,4 +87,10 @@ class Window(Ours):
         self._stream.step(window[-1])
 
 
-OWN: dict[str, type[Ours]] = {OURS: Ours, AGAIN: Ours, WINDOW: Window}
+class Untuned(Ours):
+    """The same without what `--realtime` switches on: asleep between frames, as peers are."""
+
+    realtime = OFF
+
+
+OWN: dict[str, type[Ours]] = {OURS: Ours, AGAIN: Ours, WINDOW: Window, UNTUNED: Untuned}

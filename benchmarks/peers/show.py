@@ -18,8 +18,8 @@ CLOSED = (
     "beforehand. Its whole answer is that call as people write it: lay, run, read the outputs, take the label."
 )
 PACED = (
-    "From the instant a frame was due to its label. Ours with everything that --realtime switches on; peers as "
-    "they are commonly used: asleep between frames, on all cores unless they choose otherwise, with no priority."
+    "From the instant a frame was due to its label. Ours with everything that --realtime switches on, and untuned; "
+    "peers as they are commonly used: asleep between frames, on all cores unless they choose otherwise, with no priority."
 )
 EQUAL = f"{STRAYS} loses more than half a point to FP32: not the same work, and no peer in any figure."
 TAKING_PART = (
@@ -27,13 +27,13 @@ TAKING_PART = (
     "drawn anew."
 )
 WARM_UP = (
-    "Each turn begins with {warm_up_frames} frames that are not counted, after a rollout of {rollout} frames when the "
-    "engine was opened: more than any engine's documentation asks for. The garbage collector is off meanwhile. While "
+    "Each turn begins with {warm_up_frames} frames that are not counted, after the golden rollout when the engine "
+    "was opened: more than any engine's documentation asks for. The garbage collector is off meanwhile. While "
     "others had their turns, no process used more than {waiting:.2f} s of CPU."
 )
 ACCURACY = (
-    "Agreement: share of the frames of one rollout, memory carried without a reset, with the label of FP32 in ONNX "
-    "Runtime. Accuracy: share with the right label, where it is known. Deviation: the largest difference of an output "
+    "Agreement: share of the {rollout} frames of one rollout, memory carried without a reset, with the label of FP32 "
+    "in ONNX Runtime. Accuracy: share with the right label, where it is known. Deviation: the largest difference of an output "
     "from FP32's over the golden rollout, relative to that output's largest value."
 )
 EQUALLY = "Back to back, nobody has a priority that others have not. A ratio above 1 says that ours takes longer."

@@ -40,13 +40,13 @@ class Job:
     """What a process opens: a case by its name, with the cores that one step may use.
 
     `prepared` is what a peer's preparation wrote; `backend` and `graph` are what `auto` chose for ours. `rollout` is
-    the folder of the frames that accuracy is measured on.
+    the folder of the frames that accuracy is measured on, None where it is known.
     """
 
     name: str
     bundle: str
     threads: int
-    rollout: str
+    rollout: str | None = None
     checkpoint: str | None = None
     prepared: str | None = None
     backend: str = ""
@@ -63,7 +63,7 @@ def opened(words: str) -> tuple[Message, Callable[[Message], Message]]:
     bundle = bundle_format.read(job.bundle)
     case, golden, frames = _open(job, bundle), bundle.golden, list(bundle.golden.frames)
     strays = case.deviation(golden, golden.expected[reference_of(bundle)]).output
-    labels = case.labels(Rollout.read(Path(job.rollout)))
+    labels = case.labels(Rollout.read(Path(job.rollout))) if job.rollout else []
 
     def turn(request: Message) -> Message:
         if "steps" in request:

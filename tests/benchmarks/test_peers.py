@@ -165,7 +165,7 @@ def as_used(job: Job, tmp_path: Path) -> Job:
 
 
 def test_every_case_answers_what_fp32_answers(job: Job, as_used: Job) -> None:
-    expected = reference_labels(Path(job.bundle), Path(job.rollout))
+    expected = reference_labels(Path(job.bundle), Path(job.rollout or ""))
     assert len(expected) == 10
     for each in (job, replace(job, name=WINDOW), as_used):
         ready, _ = worker.opened(each.words())
