@@ -19,7 +19,7 @@ CLOSED = (
 )
 PACED = (
     "From the instant a frame was due to its label. Ours with everything that --realtime switches on, and untuned; "
-    "peers as they are commonly used: asleep between frames, on all cores unless they choose otherwise, with no priority."
+    "peers as they are commonly used: asleep between frames, on all cores where they do not choose, with no priority."
 )
 EQUAL = f"{STRAYS} loses more than half a point to FP32: not the same work, and no peer in any figure."
 TAKING_PART = (
@@ -33,8 +33,8 @@ WARM_UP = (
 )
 ACCURACY = (
     "Agreement: share of the {rollout} frames of one rollout, memory carried without a reset, with the label of FP32 "
-    "in ONNX Runtime. Accuracy: share with the right label, where it is known. Deviation: the largest difference of an output "
-    "from FP32's over the golden rollout, relative to that output's largest value."
+    "in ONNX Runtime. Accuracy: share with the right label, where it is known. Deviation: the largest difference of an "
+    "output from FP32's over the golden rollout, relative to that output's largest value."
 )
 EQUALLY = "Back to back, nobody has a priority that others have not. A ratio above 1 says that ours takes longer."
 NOTES = (TAKING_PART, WARM_UP, ACCURACY, EQUALLY)
