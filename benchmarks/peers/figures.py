@@ -11,7 +11,7 @@ from benchmarks.peers.accuracy import MAY_LOSE, Accuracy
 from benchmarks.peers.ours import AGAIN, OURS, UNTUNED, WINDOW
 from benchmarks.statistics import SAMPLES_FOR, percentile
 
-BARE_CALL, PACED, TAIL, TAIL_OF_PEERS, STREAMING = 1.05, 0.35, 1.2, 1.0, 13.0
+MOST_OF_BARE_CALL, MOST_AT_30_HZ, MOST_TAIL, MOST_OF_CALMEST, LEAST_OF_WINDOW = 1.05, 0.35, 1.2, 1.0, 13.0
 CANDIDATES = {("onnxruntime", "fp32"), ("onnxruntime", "int8"), ("openvino", "int8"), ("executorch", "int8")}
 """Families and precisions among which the best peer is looked for."""
 
@@ -73,8 +73,6 @@ class Paced:
 def closed_figures(cases: Sequence[Closed], threads: int) -> list[Figure]:
     """Return the figures of the closed loop with so many cores a step."""
     mine = {case.about.name: case for case in cases if case.threads == threads}
-    if OURS not in mine:
-        return []
     ours, with_threads = mine[OURS], counted(threads)
     peers = [case for case in mine.values() if case.about.family is not None and case.accuracy.equal]
     found = [_lost(ours, with_threads)]
@@ -82,13 +80,11 @@ def closed_figures(cases: Sequence[Closed], threads: int) -> list[Figure]:
     if candidates:
         best = min(candidates, key=_p50)
         name = f"ours ÷ best peer's bare call ({best.about.name}), p50, {with_threads}"
-        found.append(ratio(name, ours.whole_ns, best.timed_ns, goal=BARE_CALL, at_most=True))
+        found.append(ratio(name, ours.whole_ns, best.timed_ns, goal=MOST_OF_BARE_CALL, at_most=True))
     found += _tails(ours, peers, with_threads)
-    if WINDOW in mine:
-        name = f"{WINDOW} ÷ ours, p50, {with_threads}"
-        found.append(ratio(name, mine[WINDOW].whole_ns, ours.whole_ns, goal=STREAMING))
-    if AGAIN in mine:
-        found.append(ratio(f"{AGAIN} ÷ ours, p50, {with_threads}", mine[AGAIN].whole_ns, ours.whole_ns))
+    window, again = f"{WINDOW} ÷ ours, p50, {with_threads}", f"{AGAIN} ÷ ours, p50, {with_threads}"
+    found.append(ratio(window, mine[WINDOW].whole_ns, ours.whole_ns, goal=LEAST_OF_WINDOW))
+    found.append(ratio(again, mine[AGAIN].whole_ns, ours.whole_ns))
     for peer in peers:
         name = f"ours ÷ {peer.about.name}"
         found += [
@@ -99,10 +95,10 @@ def closed_figures(cases: Sequence[Closed], threads: int) -> list[Figure]:
 
 
 def paced_figures(cases: Sequence[Paced]) -> list[Figure]:
-    """Return the figures of the paced loop."""
-    mine = {case.about.name: case for case in cases}
-    if OURS not in mine:
+    """Return the figures of the paced loop, none if there was none."""
+    if not cases:
         return []
+    mine = {case.about.name: case for case in cases}
     ours = mine[OURS]
     peers = [case for case in cases if case.about.family is not None and case.accuracy.equal]
     found = []
@@ -110,13 +106,10 @@ def paced_figures(cases: Sequence[Paced]) -> list[Figure]:
     if candidates:
         best = min(candidates, key=_p50)
         name = f"ours paced ÷ best peer as commonly used ({best.about.name}), p50"
-        found.append(ratio(name, ours.paced_ns, best.paced_ns, goal=PACED, at_most=True))
-    if AGAIN in mine:
-        found.append(ratio(f"{AGAIN} ÷ ours, paced, p50", mine[AGAIN].paced_ns, ours.paced_ns))
-    if UNTUNED in mine:
-        found.append(ratio(f"{UNTUNED} ÷ ours, paced, p50", mine[UNTUNED].paced_ns, ours.paced_ns))
+        found.append(ratio(name, ours.paced_ns, best.paced_ns, goal=MOST_AT_30_HZ, at_most=True))
+    found += [ratio(f"{name} ÷ ours, paced, p50", mine[name].paced_ns, ours.paced_ns) for name in (AGAIN, UNTUNED)]
     found += [ratio(f"ours ÷ {peer.about.name}, paced, p50", ours.paced_ns, peer.paced_ns) for peer in peers]
-    return found + [_share(case) for case in (ours, *peers)]
+    return found + [_share(case) for case in (ours, mine[UNTUNED], *peers)]
 
 
 def counted(threads: int) -> str:
@@ -148,13 +141,13 @@ def _tails(ours: Closed, peers: Iterable[Closed], with_threads: str) -> list[Fig
     if samples < SAMPLES_FOR["p99"]:
         return []
     own = _tail(ours)
-    found = [median(f"ours p99 ÷ p50, {with_threads}", own, samples, TAIL)]
+    found = [median(f"ours p99 ÷ p50, {with_threads}", own, samples, MOST_TAIL)]
     tails = {peer.about.name: _tail(peer) for peer in peers}
     if tails:
         least = min(tails, key=lambda name: statistics.median(tails[name]))
         beside = [mine / other for mine, other in zip(own, tails[least], strict=True)]
         name = f"ours p99 ÷ p50, over the least of any peer ({least}), {with_threads}"
-        found.append(median(name, beside, samples, TAIL_OF_PEERS))
+        found.append(median(name, beside, samples, MOST_OF_CALMEST))
     return found
 
 

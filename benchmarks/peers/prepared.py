@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -48,7 +49,8 @@ def prepare(peers: Iterable[Peer], material: Material, folder: Path) -> tuple[di
 
 def without_folders(text: str, place: Path, material: Material) -> str:
     """Return what an engine said without the folders of this machine, which are nobody else's business."""
-    for folder in (place, material.bundle.parent, *([material.checkpoint.parent] if material.checkpoint else [])):
+    folders = [place, Path(sys.prefix), material.bundle.parent]
+    for folder in (*folders, *([material.checkpoint.parent] if material.checkpoint else [])):
         text = text.replace(f"{folder}/", "")
     return text
 
