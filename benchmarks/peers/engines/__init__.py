@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.peers.engines import ort, ov, pytorch
+from benchmarks.peers.engines import litert, ort, ov, pytorch, xnnpack
 from benchmarks.peers.peer import Peer
 
-PEERS: tuple[Peer, ...] = (*pytorch.PEERS, *ort.PEERS, *ov.PEERS)
+PEERS: tuple[Peer, ...] = (*pytorch.PEERS, *ort.PEERS, *ov.PEERS, *xnnpack.PEERS, *litert.PEERS)

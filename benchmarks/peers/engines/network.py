@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from benchmarks.peers.peer import Material
 from edge_cnnlstm.bundle.golden import Arrays
@@ -56,6 +56,22 @@ def step_module(material: Material) -> nn.Module:
             "no checkpoint", expected="the one that the bundle was exported from", fix="give it with --checkpoint"
         )
     return StepModule(fold(load_checkpoint(material.checkpoint))).eval().requires_grad_(requires_grad=False)
+
+
+def convertible(material: Material) -> nn.Module:
+    """Return the step for converters that know no adaptive pooling: the same maximum, taken by a window of its size."""
+    step = step_module(material)
+    backbone = step.get_submodule("model.backbone")
+    if isinstance(backbone, fx.GraphModule):
+        for node in backbone.graph.nodes:
+            if node.target is nn.functional.adaptive_max_pool2d and node.args[1] == 1:
+                node.target, node.args, node.kwargs = _maximum, (node.args[0],), {}
+        backbone.recompile()
+    return step
+
+
+def _maximum(image: Tensor) -> Tensor:
+    return nn.functional.max_pool2d(image, image.shape[-2:])
 
 
 def example(spec: ModelSpec) -> tuple[Tensor, ...]:
