@@ -16,8 +16,12 @@ from benchmarks.peers.show import Case, groups, own, timed
 from edge_cnnlstm.report.drawing import BLUE, INK, MUTED, SHADE, STYLE, VERMILION, png, shortened
 
 DPI = 120
+WIDE = 200
+"""An axis that spans more than this has room for powers of ten alone."""
 ROW, FRAME = 0.36, 1.3
 """Inches that one row takes, and a panel around its rows."""
+NAME = 40
+"""Letters of a name; a longer one loses its middle."""
 
 
 def beside_ours(report: dict[str, Any]) -> bytes:
@@ -43,12 +47,13 @@ def _panel(axes: Axes, title: str, cases: list[Case]) -> None:
         _dot(axes, row, figure, colour, filled=True)
         if case.get("bare_ns"):
             _dot(axes, row, _multiple(case["whole_ns"], ours), colour, filled=False)
-    names = [shortened(case["about"]["name"], 34) + ("" if case["accuracy"]["equal"] else " †") for case, _ in found]
+    names = [shortened(case["about"]["name"], NAME) + ("" if case["accuracy"]["equal"] else " †") for case, _ in found]
     axes.set_yticks(range(len(names)), names, fontsize="small")
     axes.set(xscale="log", title=title, xlabel=f"time ÷ {OURS}")
     axes.title.set(fontsize="medium", color=INK)
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    low, high = axes.get_xlim()
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < WIDE * low else (1,)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
