@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from edge_cnnlstm.spec import ModelSpec
 
 Views = dict[str, Callable[[], NDArray[Any]]]
 STATED = "interpreter with XNNPACK, frames normalised outside of the call; ai.google.dev/edge/litert, LiteRT Torch"
+IMAGES = ("CONV_2D", "DEPTHWISE_CONV_2D", "MAX_POOL_2D", "PAD")
 CONVERTER = "litert-torch==0.10.0 litert-converter==0.5.0 xdsl==0.28.0 jax lark fire kagglehub transformers"
 
 
@@ -113,12 +114,24 @@ def _int8(material: Material, folder: Path) -> Path:
         for step in convertible_feeds(bundle_format.read(material.bundle))
     ]
     asked = quantizer.Quantizer(str(_fp32(material, folder)))
-    # What the memory adds up and multiplies stays in FP32, or its errors would grow with every step.
-    asked.add_static_config(".*backbone.*", qtyping.TFLOperationName.ALL_SUPPORTED, 8, 8)
-    asked.add_static_config(".*", qtyping.TFLOperationName.FULLY_CONNECTED, 8, 8)
+    for kind in (*IMAGES, "FULLY_CONNECTED"):
+        asked.add_static_config(".*", qtyping.TFLOperationName[kind], 8, 8)
+    # What the memory adds up stays in FP32, or its errors would grow with every step.
+    asked.add_static_config("^(?!.*LstmCell)", qtyping.TFLOperationName.ADD, 8, 8)
     path = folder / "int8.tflite"
-    asked.quantize(asked.calibrate({"serving_default": feeds})).export_model(path)
+    asked.quantize(_widest([asked.calibrate({"serving_default": [step]}) for step in feeds])).export_model(path)
     return path
+
+
+def _widest(ranges: Sequence[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """Return each tensor's range over all steps: the quantizer itself would forget the first of them."""
+    return {
+        tensor: {
+            "min": np.minimum.reduce([step[tensor]["min"] for step in ranges]),
+            "max": np.maximum.reduce([step[tensor]["max"] for step in ranges]),
+        }
+        for tensor in ranges[0]
+    }
 
 
 PEERS = (

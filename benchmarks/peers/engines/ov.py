@@ -69,6 +69,7 @@ def _model(graph: Path, spec: ModelSpec) -> Any:
 def _nncf(material: Material, folder: Path) -> Path:
     import nncf
     import openvino
+    from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
     bundle = bundle_format.read(material.bundle)
     model = _model(portable(material, folder), bundle.manifest.model)
@@ -80,6 +81,10 @@ def _nncf(material: Material, folder: Path) -> Path:
             nncf.Dataset(feeds),
             subset_size=len(feeds),
             target_device=nncf.TargetDevice.CPU,
+            advanced_parameters=nncf.AdvancedQuantizationParameters(
+                # Its default, the mean of each step's range, cuts off what a long rollout needs.
+                activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX
+            ),
             ignored_scope=nncf.IgnoredScope(patterns=[NOT_GATES], validate=False),
         )
         openvino.save_model(quantized, path, compress_to_fp16=False)
