@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.bundle import reference_of
+from benchmarks.peers.engines.memory import normalise
 from benchmarks.peers.peer import Bare, Material, Peer
 from edge_cnnlstm.bundle import format as bundle_format
 from edge_cnnlstm.bundle.golden import Arrays
@@ -18,7 +18,8 @@ from edge_cnnlstm.runtime.frame import Pixels
 from edge_cnnlstm.spec import ModelSpec
 
 Views = dict[str, Callable[[], NDArray[Any]]]
-STATED = "interpreter with its XNNPACK delegate, tensors seen in place; ai.google.dev/edge/litert, LiteRT Torch"
+STATED = "interpreter with XNNPACK, frames normalised outside of the call; ai.google.dev/edge/litert, LiteRT Torch"
+IMAGES = ("CONV_2D", "DEPTHWISE_CONV_2D", "MAX_POOL_2D", "PAD")
 CONVERTER = "litert-torch==0.10.0 litert-converter==0.5.0 xdsl==0.28.0 jax lark fire kagglehub transformers"
 
 
@@ -41,7 +42,9 @@ class Interpreted:
             read().fill(0)
 
     def lay(self, pixels: Pixels, dt: float = 0.0) -> None:
-        self._inputs[self._spec.frame.name]()[0] = pixels
+        frame = self._inputs[self._spec.frame.name]()
+        frame[0] = pixels
+        normalise(frame)
         if self._spec.dt is not None:
             self._inputs[self._spec.dt.name]().fill(dt)
 
@@ -78,6 +81,7 @@ def _fp32(material: Material, folder: Path) -> Path:
 
     try:
         import litert_torch
+        import torch
     except ImportError as error:
         raise DependencyError(
             f"litert-torch is missing ({error}): it requires xdsl 0.28, which requires typing-extensions below 4.13, "
@@ -89,7 +93,7 @@ def _fp32(material: Material, folder: Path) -> Path:
     try:
         with quietly():
             spec = bundle_format.read(material.bundle).manifest.model
-            litert_torch.convert(convertible(material), example(spec)).export(str(path))
+            litert_torch.convert(convertible(material), example(spec, torch.float32)).export(str(path))
     except Exception as error:  # its passes raise what they like
         raise BackendError(
             f"litert-torch does not convert the network: {' '.join(str(error).split())[:400]}",
@@ -100,22 +104,34 @@ def _fp32(material: Material, folder: Path) -> Path:
 
 
 def _int8(material: Material, folder: Path) -> Path:
-    from ai_edge_quantizer import quantizer, recipe
+    from ai_edge_quantizer import qtyping, quantizer
 
-    from benchmarks.engines.peer import calibration_feeds
+    from benchmarks.peers.engines.network import convertible_feeds
 
-    bundle = bundle_format.read(material.bundle)
-    places = _inputs(bundle.manifest.model)
+    names = _inputs(bundle_format.read(material.bundle).manifest.model).values()
     feeds = [
-        {places[name]: array for name, array in step.items()}
-        for step in calibration_feeds(bundle, reference_of(bundle))
+        {name: tensor.numpy() for name, tensor in zip(names, step, strict=True)}
+        for step in convertible_feeds(bundle_format.read(material.bundle))
     ]
-    asked = quantizer.Quantizer(str(_fp32(material, folder)), recipe.static_wi8_ai8())
-    for border in ("INPUT", "OUTPUT"):  # ours are FP32: the memory must not be rounded at every step
-        asked.update_quantization_recipe(".*", border, algorithm_key="no_quantize")
+    asked = quantizer.Quantizer(str(_fp32(material, folder)))
+    for kind in (*IMAGES, "FULLY_CONNECTED"):
+        asked.add_static_config(".*", qtyping.TFLOperationName[kind], 8, 8)
+    # What the memory adds up stays in FP32, or its errors would grow with every step.
+    asked.add_static_config("^(?!.*LstmCell)", qtyping.TFLOperationName.ADD, 8, 8)
     path = folder / "int8.tflite"
-    asked.quantize(asked.calibrate({"serving_default": feeds})).export_model(path)
+    asked.quantize(_widest([asked.calibrate({"serving_default": [step]}) for step in feeds])).export_model(path)
     return path
+
+
+def _widest(ranges: Sequence[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """Return each tensor's range over all steps: the quantizer itself would forget the first of them."""
+    return {
+        tensor: {
+            "min": np.minimum.reduce([step[tensor]["min"] for step in ranges]),
+            "max": np.maximum.reduce([step[tensor]["max"] for step in ranges]),
+        }
+        for tensor in ranges[0]
+    }
 
 
 PEERS = (
@@ -132,7 +148,7 @@ PEERS = (
         "litert int8",
         "litert",
         "int8",
-        f"static_wi8_ai8 on golden frames, FP32 at the border; {STATED}, AI Edge Quantizer",
+        f"static int8 on golden frames, all of the CNN and every matrix product; {STATED}, AI Edge Quantizer",
         ("ai-edge-litert", "ai-edge-quantizer"),
         _int8,
         _open,

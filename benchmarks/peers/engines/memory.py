@@ -1,4 +1,4 @@
-"""Arrays for an engine that reads and writes where it is told: memory in two buffers that change sides."""
+"""What an engine reads and writes: memory in two buffers that change sides, and frames as floats."""
 
 from __future__ import annotations
 
@@ -46,3 +46,9 @@ class TwoSided:
 
     def outputs(self) -> Arrays:
         return self.written(1 - self.side)
+
+
+def normalise(frame: NDArray[Any]) -> None:
+    """Turn pixels, as floats, into what the first convolution reads."""
+    frame -= 128
+    frame /= 64

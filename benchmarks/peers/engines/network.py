@@ -5,12 +5,16 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from benchmarks.bundle import reference_of
+from benchmarks.engines.peer import calibration_feeds
+from benchmarks.peers.engines.memory import normalise
 from benchmarks.peers.peer import Material
+from edge_cnnlstm.bundle.format import Bundle
 from edge_cnnlstm.bundle.golden import Arrays
 from edge_cnnlstm.errors import ConfigError
 from edge_cnnlstm.runtime.frame import Pixels
@@ -58,9 +62,27 @@ def step_module(material: Material) -> nn.Module:
     return StepModule(fold(load_checkpoint(material.checkpoint))).eval().requires_grad_(requires_grad=False)
 
 
+class Normalised(Chained):
+    """The same for a step made by `convertible`: frames are normalised while they are laid, outside of the run."""
+
+    def __init__(self, call: Call, spec: ModelSpec) -> None:
+        super().__init__(call, spec)
+        self._inputs[0] = torch.zeros(spec.frame.shape)
+        self._frame = self._inputs[0].numpy()
+
+    def lay(self, pixels: Pixels, dt: float = 0.0) -> None:
+        super().lay(pixels, dt)
+        normalise(self._frame)
+
+
 def convertible(material: Material) -> nn.Module:
-    """Return the step for converters that know no adaptive pooling: the same maximum, taken by a window of its size."""
+    """Return the step as converters for devices like it best.
+
+    Frames come as normalised floats [batch, height, width, 3], since their kernels for uint8 are slow; and the maximum
+    over an image is taken by a window of its size, since they know no adaptive pooling.
+    """
     step = step_module(material)
+    step.set_submodule("model.normalise", _ChannelsFirst())
     backbone = step.get_submodule("model.backbone")
     if isinstance(backbone, fx.GraphModule):
         for node in backbone.graph.nodes:
@@ -70,13 +92,19 @@ def convertible(material: Material) -> nn.Module:
     return step
 
 
+class _ChannelsFirst(nn.Module):
+    def forward(self, frame: Tensor) -> Tensor:
+        return frame.permute(0, 3, 1, 2)
+
+
 def _maximum(image: Tensor) -> Tensor:
     return nn.functional.max_pool2d(image, image.shape[-2:])
 
 
-def example(spec: ModelSpec) -> tuple[Tensor, ...]:
+def example(spec: ModelSpec, frame: torch.dtype = torch.uint8) -> tuple[Tensor, ...]:
     """Return inputs of the right shapes, all zero."""
-    return tuple(torch.from_numpy(tensor.zeros()) for tensor in (*spec.inputs, *spec.states))
+    told = [torch.zeros(tensor.shape) for tensor in spec.inputs[1:]]
+    return (torch.zeros(spec.frame.shape, dtype=frame), *told, *(torch.zeros(pair.shape) for pair in spec.states))
 
 
 @contextmanager
@@ -87,7 +115,14 @@ def quietly() -> Iterator[None]:
         yield
 
 
-def named(spec: ModelSpec, feeds: Any) -> tuple[Tensor, ...]:
-    """Return one step's inputs, arrays by name, in the order of `StepModule`."""
-    order = [tensor.name for tensor in spec.inputs] + [pair.input for pair in spec.states]
-    return tuple(torch.from_numpy(feeds[name]) for name in order)
+def convertible_feeds(bundle: Bundle) -> list[tuple[Tensor, ...]]:
+    """Return what a step made by `convertible` is given in the golden rollout, the memory being that of FP32."""
+    spec, steps = bundle.manifest.model, []
+    for feeds in calibration_feeds(bundle, reference_of(bundle)):
+        frame = feeds[spec.frame.name].astype(np.float32)
+        normalise(frame)
+        told = [] if spec.dt is None else [feeds[spec.dt.name]]
+        arrays = [frame, *told, *(feeds[pair.input] for pair in spec.states)]
+        # Not as views: the exporters look at strides, even at those of a dimension of one.
+        steps.append(tuple(torch.from_numpy(array.copy()) for array in arrays))
+    return steps

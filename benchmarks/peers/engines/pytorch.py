@@ -12,8 +12,6 @@ from edge_cnnlstm.errors import BackendError
 from edge_cnnlstm.spec import ModelSpec
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from benchmarks.peers.engines.network import Call
 
 SCRIPT, CACHE = "step.pt", "inductor"
@@ -49,7 +47,8 @@ def _open_script(prepared: Path, material: Material) -> Bare:
     from benchmarks.peers.engines.network import quietly
 
     with quietly():  # what it returns cannot be saved
-        return _bare(torch.jit.optimize_for_inference(torch.jit.load(str(prepared))), material)
+        script = torch.jit.load(str(prepared))  # type: ignore[no-untyped-call]  # as torch has it
+        return _bare(torch.jit.optimize_for_inference(script), material)
 
 
 def _compile(material: Material, folder: Path) -> Path:
@@ -80,13 +79,13 @@ def _open_compiled(prepared: Path, material: Material) -> Bare:
     return bare
 
 
-def _bare(step: nn.Module | Call, material: Material) -> Bare:
+def _bare(step: Call, material: Material) -> Bare:
     import torch
 
     from benchmarks.peers.engines.network import Chained
 
     torch.set_num_threads(material.threads)
-    return Chained(torch.inference_mode()(step.__call__), _spec(material))
+    return Chained(torch.inference_mode()(step), _spec(material))
 
 
 def _spec(material: Material) -> ModelSpec:
@@ -98,7 +97,7 @@ PEERS = (
         "torch eager",
         "torch",
         "fp32",
-        "inference_mode, batch norms folded, channels-last images; docs.pytorch.org, Performance Tuning Guide",
+        "inference_mode, batch norms folded, images channels last; docs.pytorch.org, Performance Tuning Guide",
         ("torch",),
         _eager,
         _open_eager,

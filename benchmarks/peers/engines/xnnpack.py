@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.bundle import reference_of
 from benchmarks.peers.peer import Bare, Material, Peer
 from edge_cnnlstm.bundle import format as bundle_format
 from edge_cnnlstm.errors import BackendError
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 PROGRAM = "step.pte"
-STATED = "XnnpackPartitioner, what it returns as memory is given back uncopied; docs.pytorch.org/executorch, XNNPACK"
+STATED = "XnnpackPartitioner, frames normalised outside of the call; docs.pytorch.org/executorch, XNNPACK"
 
 
 def _fp32(material: Material, folder: Path) -> Path:
@@ -37,16 +36,14 @@ def _quantized(step: nn.Module, material: Material) -> nn.Module:
     )
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
-    from benchmarks.engines.peer import calibration_feeds
-    from benchmarks.peers.engines.network import example, named, quietly
+    from benchmarks.peers.engines.network import convertible_feeds, quietly
 
-    bundle = bundle_format.read(material.bundle)
-    spec = bundle.manifest.model
+    steps = convertible_feeds(bundle_format.read(material.bundle))
     quantizer = XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
     with quietly(), torch.no_grad():
-        observed: Any = prepare_pt2e(torch.export.export(step, example(spec)).module(), quantizer)
-        for feeds in calibration_feeds(bundle, reference_of(bundle)):
-            observed(*named(spec, feeds))
+        observed: Any = prepare_pt2e(torch.export.export(step, steps[0]).module(), quantizer)
+        for inputs in steps:
+            observed(*inputs)
         quantized: nn.Module = convert_pt2e(observed)
     return quantized
 
@@ -60,7 +57,8 @@ def _lowered(step: nn.Module, material: Material, folder: Path) -> Path:
 
     try:
         with quietly(), torch.no_grad():
-            exported = torch.export.export(step, example(bundle_format.read(material.bundle).manifest.model))
+            inputs = example(bundle_format.read(material.bundle).manifest.model, torch.float32)
+            exported = torch.export.export(step, inputs)
             program = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()]).to_executorch()
     except Exception as error:  # each of its passes raises what it likes
         raise BackendError(
@@ -77,11 +75,11 @@ def _open(prepared: Path, material: Material) -> Bare:
     from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
     from executorch.runtime import Runtime
 
-    from benchmarks.peers.engines.network import Chained
+    from benchmarks.peers.engines.network import Normalised
 
     _unsafe_reset_threadpool(material.threads)
     method = Runtime.get().load_program(prepared).load_method("forward")
-    return Chained(lambda *inputs: method.execute(inputs), bundle_format.read(material.bundle).manifest.model)
+    return Normalised(lambda *inputs: method.execute(inputs), bundle_format.read(material.bundle).manifest.model)
 
 
 PEERS = (
