@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from importlib import import_module
 from itertools import cycle, islice
 from typing import Any
 
 import numpy as np
 
 from benchmarks.latency import WARM_UP_FRAMES
+from benchmarks.peers.as_used import ENGINES, ByHand
 from benchmarks.processes import Cost, answer
 from benchmarks.statistics import percentile
 from edge_cnnlstm.bundle import format as bundle_format
@@ -25,7 +25,6 @@ from edge_cnnlstm.runtime.prediction import Prediction
 from edge_cnnlstm.runtime.realtime import OFF, Realtime
 from edge_cnnlstm.runtime.sources.array import ArraySource
 from edge_cnnlstm.runtime.stream import Stream
-from edge_cnnlstm.spec import ModelSpec
 
 RATE = 30.0
 Answer = Callable[[Pixels], object]
@@ -41,7 +40,7 @@ def main(path: str, kind: str, backend: str, graph: str, frames: str) -> dict[st
     """
     bundle, count = bundle_format.read(path), int(frames)
     if kind == "peer":
-        samples, share = _by_hand(bundle, _PEERS[backend](bundle.graph(graph), bundle.manifest.model), count)
+        samples, share = _by_hand(bundle, _as_used(bundle, backend, graph), count)
     else:
         with open_stream(path, backend=backend, graph=graph) as stream:
             if kind == "closed":
@@ -104,55 +103,20 @@ class TimedStream:
         return prediction
 
 
-def _onnxruntime(graph: bytes, spec: ModelSpec) -> Answer:
-    ort: Any = import_module("onnxruntime")
-    session = ort.InferenceSession(graph, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-
-    def run(feeds: dict[str, Any]) -> dict[str, Any]:
-        return dict(zip(names, session.run(names, feeds), strict=True))
-
-    return _remembering(run, spec)
-
-
-def _openvino(graph: bytes, spec: ModelSpec) -> Answer:
-    import io
-
-    openvino: Any = import_module("openvino")
-    model = openvino.Core().read_model(io.BytesIO(graph))
-    model.reshape(
-        {
-            port.any_name: [1 if side.is_dynamic else side.get_length() for side in port.partial_shape]
-            for port in model.inputs
-        }
-    )
-    compiled = openvino.Core().compile_model(model, "CPU", {"PERFORMANCE_HINT": "LATENCY"})
-    wanted = {output.name for output in spec.outputs} | {pair.output for pair in spec.states}
-    ports = {name: port for port in compiled.outputs for name in port.names & wanted}
-
-    def run(feeds: dict[str, Any]) -> dict[str, Any]:
-        found = compiled(feeds)
-        return {name: found[port].copy() for name, port in ports.items()}
-
-    return _remembering(run, spec)
-
-
-def _remembering(run: Callable[[dict[str, Any]], dict[str, Any]], spec: ModelSpec) -> Answer:
-    """Carry the memory by hand and read the first head's label, as an example script does."""
-    memory: dict[str, Any] = {pair.input: pair.zeros() for pair in spec.states}
+def _as_used(bundle: Bundle, engine: str, graph: str) -> Answer:
+    """Return an engine as it is commonly used, and read the first head's label, as an example script does."""
+    spec = bundle.manifest.model
+    by_hand = ByHand(ENGINES[engine](bundle.graph(graph), spec), spec)
     first = spec.heads[0]
 
     def answer_one(pixels: Pixels) -> object:
-        results = run({spec.frame.name: pixels[None], **memory})
-        for pair in spec.states:
-            memory[pair.input] = results[pair.output]
-        best = int(np.argmax(results[first.outputs[0]][0]))
+        by_hand.lay(pixels)
+        by_hand.run()
+        best = int(np.argmax(by_hand.outputs()[first.outputs[0]][0]))
         return first.labels[best] if first.labels else best
 
     return answer_one
 
-
-_PEERS = {"onnxruntime": _onnxruntime, "openvino": _openvino}
 
 if __name__ == "__main__":
     answer(main)

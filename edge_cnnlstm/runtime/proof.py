@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from edge_cnnlstm.bundle.golden import Arrays, Golden
 from edge_cnnlstm.errors import BackendError
 from edge_cnnlstm.runtime.backends.base import Backend, advance
+from edge_cnnlstm.spec import ModelSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +50,12 @@ def replay(backend: Backend, golden: Golden) -> dict[str, list[np.ndarray]]:
 
 def deviation(backend: Backend, golden: Golden, expected: Arrays) -> Deviation:
     """Return how far a backend strays from what was expected; a NaN counts as infinitely far."""
-    course = replay(backend, golden)
-    states = {pair.output for pair in backend.spec.states}
+    return compare(replay(backend, golden), expected, backend.spec)
+
+
+def compare(course: Mapping[str, Sequence[np.ndarray]], expected: Arrays, spec: ModelSpec) -> Deviation:
+    """Return how far a course, as `replay` returns it, is from what was expected; a NaN counts as infinitely far."""
+    states = {pair.output for pair in spec.states}
     apart = {
         name: _apart(course[name][0], values) if name in states else _apart(np.stack(course[name]), values[:, None])
         for name, values in expected.items()
