@@ -14,6 +14,7 @@ from benchmarks.engines.command import engines
 from benchmarks.latency.command import latency
 from benchmarks.loadgen.command import loadgen
 from benchmarks.memory.command import memory
+from benchmarks.peers.command import peers
 from benchmarks.record import read, write_page
 from benchmarks.roofline.command import roofline
 from benchmarks.runtime.command import runtime
@@ -37,6 +38,7 @@ app.command()(device)
 app.command()(engines)
 app.command()(loadgen)
 app.command()(memory)
+app.command()(peers)
 app.command()(roofline)
 app.command()(runtime)
 app.command()(scaling)

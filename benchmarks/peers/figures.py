@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -136,23 +135,26 @@ def _lost(ours: Closed, with_threads: str) -> Figure:
 
 
 def _tails(ours: Closed, peers: Iterable[Closed], with_threads: str) -> list[Figure]:
-    """Return p99 over p50, ours and beside the peer that has the least; nothing from too few samples for a p99."""
+    """Return p99 over p50 of all rounds, ours and beside the peer that has the least; nothing without enough samples.
+
+    A round alone has too few for a p99, so that there is no value a round, and no interval.
+    """
     samples = len(_all(ours.timed_ns))
     if samples < SAMPLES_FOR["p99"]:
         return []
     own = _tail(ours)
-    found = [median(f"ours p99 ÷ p50, {with_threads}", own, samples, MOST_TAIL)]
+    found = [Figure(f"ours p99 ÷ p50, {with_threads}", own, samples, goal=MOST_TAIL, at_most=True)]
     tails = {peer.about.name: _tail(peer) for peer in peers}
     if tails:
-        least = min(tails, key=lambda name: statistics.median(tails[name]))
-        beside = [mine / other for mine, other in zip(own, tails[least], strict=True)]
+        least = min(tails, key=tails.__getitem__)
         name = f"ours p99 ÷ p50, over the least of any peer ({least}), {with_threads}"
-        found.append(median(name, beside, samples, MOST_OF_CALMEST))
+        found.append(Figure(name, own / tails[least], samples, goal=MOST_OF_CALMEST, at_most=True))
     return found
 
 
-def _tail(case: Closed) -> list[float]:
-    return [percentile(turn, 99) / percentile(turn, 50) for turn in case.timed_ns]
+def _tail(case: Closed) -> float:
+    samples = _all(case.timed_ns)
+    return percentile(samples, 99) / percentile(samples, 50)
 
 
 def _share(case: Paced) -> Figure:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from functools import partial
 from itertools import cycle, islice
 from math import ceil
 from pathlib import Path
 
+from benchmarks.latency import rerun
 from benchmarks.peers.accuracy import Rollout, label_head
 from benchmarks.peers.loops import RATE, WARM_UP_FRAMES, back_to_back, frames_for
 from benchmarks.processes import Message
 from edge_cnnlstm.bundle.golden import Arrays, Golden
-from edge_cnnlstm.runtime.backends.base import advance
 from edge_cnnlstm.runtime.frame import Frame, Pixels
 from edge_cnnlstm.runtime.opening import open_stream
 from edge_cnnlstm.runtime.pipeline import Pipeline
@@ -78,13 +79,7 @@ class Window(Ours):
         """Time whole windows, a tenth as many as steps were asked for: each costs as many steps as it has frames."""
         warm_up, count = ceil(WARM_UP_FRAMES / WINDOW_FRAMES), ceil(steps / 10)
         windows = [list(islice(cycle(golden), last, last + WINDOW_FRAMES)) for last in range(warm_up + count)]
-        return {"whole_ns": back_to_back(self._run_again, windows, warm_up)}
-
-    def _run_again(self, window: Sequence[Pixels]) -> None:
-        self._stream.reset("window")
-        for pixels in window[:-1]:
-            advance(self._stream.backend, pixels, 1 / RATE)
-        self._stream.step(window[-1])
+        return {"whole_ns": back_to_back(partial(rerun, self._stream), windows, warm_up)}
 
 
 class Untuned(Ours):
