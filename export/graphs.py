@@ -25,29 +25,11 @@ from edge_cnnlstm.errors import ExportError
 from edge_cnnlstm.spec import ModelSpec
 from edge_cnnlstm.training.model import CnnLstm, Outputs, State
 from edge_cnnlstm.training.spec_of import spec_of
+from edge_cnnlstm.training.step import StepModule
 from export.batch import with_any_batch
 
 OPSET = 19
 """The newest operator set that both TensorRT 10.3 reads and that allows FP16 scales in Q/DQ (since 19)."""
-
-
-class StepModule(nn.Module):
-    """`CnnLstm.step` with flat inputs and outputs, in the order that `spec_of` names them."""
-
-    def __init__(self, model: CnnLstm) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, frame: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
-        told = int(self.model.config.dt_input)
-        dt, memory = others[:told], others[told:]
-        state = State(*memory) if memory else self.model.initial_state(frame.shape[0])
-        outputs, after = self.advance(frame, state, *dt)
-        return (*outputs.values(), *(after if memory else ()))
-
-    def advance(self, frame: Tensor, state: State, *dt: Tensor) -> tuple[Outputs, State]:
-        """Advance the network by what one run of the graph is given."""
-        return self.model.step(frame, state, *dt)
 
 
 class SequenceModule(StepModule):

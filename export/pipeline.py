@@ -16,6 +16,7 @@ from edge_cnnlstm.bundle.manifest import Candidate, Graph, Plan
 from edge_cnnlstm.errors import ConfigError, DataError, ExportError
 from edge_cnnlstm.spec import StateRules
 from edge_cnnlstm.training.data.clip import Clip, Corpus, Split
+from edge_cnnlstm.training.fold import fold
 from edge_cnnlstm.training.model import CnnLstm
 from edge_cnnlstm.training.recipe import Recipe
 from edge_cnnlstm.training.spec_of import spec_of
@@ -36,7 +37,6 @@ from export.quantize import Method, calibration_of, observe, rollouts_of
 from export.rollout import frames_of, torch_course
 from export.sensitivity import Sensitivity, scan, worst_loss
 from export.timing import step_seconds
-from export.trace import fold
 
 CALIBRATION_CLIPS = 64
 GOLDEN_STEPS = 64

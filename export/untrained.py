@@ -27,6 +27,7 @@ from edge_cnnlstm.runtime.backends.ort import OnnxRuntimeBackend
 from edge_cnnlstm.runtime.proof import replay
 from edge_cnnlstm.training.config import ModelConfig
 from edge_cnnlstm.training.data.occluded_digits import HEADS
+from edge_cnnlstm.training.fold import fold
 from edge_cnnlstm.training.model import CnnLstm
 from edge_cnnlstm.training.spec_of import spec_of
 from export.cost import layer_costs
@@ -34,7 +35,6 @@ from export.graphs import export_step
 from export.points import quantizable, quantized_layers
 from export.precisions import candidates
 from export.quantize import MINIMUM_FRAMES, calibrate
-from export.trace import fold
 
 INT8 = "int8_onnxruntime"
 SEED = 0

@@ -98,8 +98,8 @@ def untrained(layers: int) -> CnnLstm:
 
     from edge_cnnlstm.training.config import preset_config
     from edge_cnnlstm.training.data.occluded_digits import HEADS
+    from edge_cnnlstm.training.fold import fold
     from edge_cnnlstm.training.model import CnnLstm
-    from export.trace import fold
 
     torch.manual_seed(0)
     network = CnnLstm(preset_config("nano", HEADS, layers=layers))

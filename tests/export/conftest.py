@@ -8,6 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edge_cnnlstm.training.data.clip import Clip, Corpus
+from edge_cnnlstm.training.fold import fold
 from edge_cnnlstm.training.model import CnnLstm
 from export.graphs import export_step
 from export.pipeline import first_clips
@@ -15,7 +16,6 @@ from export.points import quantizable, quantized_layers
 from export.precisions import Precision, candidates
 from export.quantize import Calibration, calibrate, rollouts_of
 from export.rollout import frames_of
-from export.trace import fold
 
 
 @pytest.fixture(scope="session")

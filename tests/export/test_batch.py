@@ -10,14 +10,15 @@ from torch import Tensor, nn
 
 from edge_cnnlstm.errors import ExportError, ParityError
 from edge_cnnlstm.runtime.backends.ort import open_session
+from edge_cnnlstm.training.fold import fold
 from edge_cnnlstm.training.model import CnnLstm
 from edge_cnnlstm.training.spec_of import spec_of
-from export.graphs import StepModule, export_module, export_step
+from edge_cnnlstm.training.step import StepModule
+from export.graphs import export_module, export_step
 from export.operators import operators, optimized_operators
 from export.parity import prove_graph
 from export.precisions import FP32, Precision
 from export.rollout import Course, OnnxSteps, torch_course
-from export.trace import fold
 from tests.export.test_lowering import frames_like, lowered, with_backbone
 
 STREAMS = 3

@@ -16,17 +16,18 @@ from edge_cnnlstm.errors import ExportError
 from edge_cnnlstm.gpu.engine import Configuration, build_plan
 from edge_cnnlstm.training.config import PRESETS, HeadConfig, ModelConfig, preset_config
 from edge_cnnlstm.training.data.occluded_digits import HEADS
+from edge_cnnlstm.training.fold import fold
 from edge_cnnlstm.training.model import CnnLstm
 from edge_cnnlstm.training.spec_of import spec_of
+from edge_cnnlstm.training.step import StepModule
 from export.build import build
-from export.graphs import StepModule, export_module, export_sequence, export_step
+from export.graphs import export_module, export_sequence, export_step
 from export.operators import check_quantizers, operators, optimized_operators
 from export.points import quantizable, quantized_layers
 from export.precisions import Precision, candidates
 from export.qdq import ActivationQuantizer
 from export.quantize import calibrate
 from export.rollout import OnnxSteps, torch_course
-from export.trace import fold
 
 ALL_HEADS = (
     *HEADS,

@@ -24,6 +24,7 @@ from edge_cnnlstm.runtime.proof import prove
 from edge_cnnlstm.training.checkpoint import load_checkpoint, load_recipe_of, save_checkpoint, save_recipe
 from edge_cnnlstm.training.config import ModelConfig
 from edge_cnnlstm.training.data.clip import Clip
+from edge_cnnlstm.training.fold import fold
 from edge_cnnlstm.training.model import MOST_MISSED, CnnLstm
 from edge_cnnlstm.training.spec_of import spec_of
 from export import controls
@@ -37,7 +38,6 @@ from export.points import quantizable
 from export.precisions import Precision
 from export.quantize import calibrate
 from export.rollout import OnnxSteps
-from export.trace import fold
 from tests.export.test_batch import check_is_for_any_batch
 
 ROOT = Path(__file__).parent.parent.parent

@@ -8,9 +8,9 @@ from torch.nn import functional
 from edge_cnnlstm.errors import ExportError
 from edge_cnnlstm.training.config import PRESETS, ModelConfig, preset_config
 from edge_cnnlstm.training.data.occluded_digits import HEADS
+from edge_cnnlstm.training.fold import fold
 from edge_cnnlstm.training.model import CnnLstm
 from export.points import points, quantizable, quantized_layers
-from export.trace import fold
 
 
 class Branching(nn.Module):

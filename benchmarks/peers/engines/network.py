@@ -20,8 +20,8 @@ from edge_cnnlstm.errors import ConfigError
 from edge_cnnlstm.runtime.frame import Pixels
 from edge_cnnlstm.spec import ModelSpec
 from edge_cnnlstm.training.checkpoint import load_checkpoint
-from export.graphs import StepModule
-from export.trace import fold
+from edge_cnnlstm.training.fold import fold
+from edge_cnnlstm.training.step import StepModule
 
 Call = Callable[..., Sequence[Tensor]]
 
