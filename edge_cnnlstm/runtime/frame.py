@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +21,7 @@ class Placement:
     offset_y: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(NamedTuple):
     """One frame on its way to the network.
 
     `pixels` uint8 [height, width, 3], RGB, owned by whoever made the frame. `index` counts the source's frames
@@ -31,7 +31,7 @@ class Frame:
     """
 
     pixels: Pixels
-    index: int
+    index: int  # type: ignore[assignment]  # a tuple has an `index` of its own, which nobody asks a frame for
     captured_ns: int
     placement: Placement = Placement()
     fit_ns: int = 0
