@@ -30,8 +30,8 @@ from edge_cnnlstm.cli import console
 from edge_cnnlstm.errors import BackendError
 from edge_cnnlstm.gpu import context
 from edge_cnnlstm.runtime.account import SAMPLES
-from edge_cnnlstm.runtime.device_step import AS_FOUND
 from edge_cnnlstm.runtime.telemetry.nvml import Nvml
+from edge_cnnlstm.runtime.wiring import AS_FOUND
 
 SCHEMA_VERSION = 1
 BATCHES = (1, 2, 4, 8, 16, 32)
