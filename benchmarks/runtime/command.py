@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 
 from benchmarks.progress import bar
@@ -20,6 +22,8 @@ from edge_cnnlstm.runtime import choice
 from edge_cnnlstm.runtime.selection import sound_graphs
 
 MADE_WITH = ("numpy", "onnxruntime", "openvino", "pydantic", "torch", "edge-cnnlstm")
+ONCE = ("retained", "soak")
+"""Measured in the first round only: they take minutes, and are long enough in themselves."""
 PEER_DIALECTS = {"portable", "onnxruntime"}
 
 
@@ -33,6 +37,7 @@ def runtime(
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="How often everything but soak and retained has its turn.")] = 7,
     soak: Annotated[float, typer.Option(min=15, help="Seconds that `soak` streams for.")] = 120,
+    seed: Annotated[int, typer.Option(help="Draws the order of each round.")] = 0,
     destination: Annotated[Path | None, typer.Option("-o", "--output", help="Write everything to this file.")] = None,
 ) -> None:
     """Measure overhead, release, pace, recovery, batching, memory, cold start and a soak, beside peers and goals."""
@@ -46,35 +51,34 @@ def runtime(
     peers = tuple(each.name for each in bundle.manifest.graphs if each.dialect in PEER_DIALECTS)
     with (
         TemporaryDirectory() as folder,
-        recording("runtime", words(wanted, checkpoint, rounds, soak), path, MADE_WITH) as report,
+        recording("runtime", words(wanted, checkpoint, rounds, soak, seed), path, MADE_WITH) as report,
     ):
         report |= {"backend": backend, "graph": graph.name}
         subject = Subject(path, backend, graph.name, peers, checkpoint, soak, Path(folder))
-        measured = _measure(measurements(wanted, subject), rounds)
-        report |= {"ratios": [figure.document() for figure in figures(measured)], "rounds": measured}
+        measured, order = _measure(measurements(wanted, subject), rounds, seed)
+        report |= {"ratios": [figure.document() for figure in figures(measured)], "rounds": measured, "order": order}
     print_section(section(report), report)
     keep(report, destination)
 
 
-def words(suites: tuple[str, ...], checkpoint: Path | None, rounds: int, soak: float) -> list[str]:
+def words(suites: tuple[str, ...], checkpoint: Path | None, rounds: int, soak: float, seed: int) -> list[str]:
     """Return the options that repeat a run, with no folder of this machine."""
     chosen = [word for suite in suites for word in ("--suite", suite)]
     chosen += ["--checkpoint", checkpoint.name] if checkpoint else []
-    return [*chosen, "--rounds", str(rounds), "--soak", f"{soak:g}"]
+    return [*chosen, "--rounds", str(rounds), "--soak", f"{soak:g}", "--seed", str(seed)]
 
 
-def _measure(asked: Measurements, rounds: int) -> Rounds:
-    """Take turns, in the other direction every second round, so that nothing always follows the same thing."""
+def _measure(asked: Measurements, rounds: int, seed: int) -> tuple[Rounds, list[list[str]]]:
+    """Take turns, in an order drawn anew each round, so that nothing always follows the same thing; return it too."""
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in asked}
-    turns = [
-        name
+    draw, names = np.random.default_rng(seed), list(asked)
+    order = [
+        [names[at] for at in draw.permutation(len(names)) if number == 0 or names[at] not in ONCE]
         for number in range(rounds)
-        for name in (list(asked) if number % 2 == 0 else reversed(list(asked)))
-        if number == 0 or name not in ("retained", "soak")
     ]
     with bar("measuring") as started:
-        advance = started(len(turns))
-        for name in turns:
+        advance = started(sum(map(len, order)))
+        for name in chain.from_iterable(order):
             found[name].append(asked[name]())
             advance(name)
-    return dict(found)
+    return dict(found), order

@@ -73,6 +73,11 @@ def _paced(rounds: Rounds) -> list[Figure]:
     best = min(peers, key=lambda name: statistics.median(answer["p50_us"] for answer in rounds[name]))
     p50: Callable[[dict[str, Any]], float] = lambda answer: answer["p50_us"]  # noqa: E731 - a name for a key
     return [
+        _figure(
+            "control: closed loop ÷ itself, p50",
+            _over(rounds, "closed again", "closed", p50),
+            _samples(rounds["closed"]),
+        ),
         _figure("paced ÷ closed loop, p50", _over(rounds, "paced ours", "closed", p50), _samples(ours), 1.3),
         _figure(
             "paced untuned ÷ closed loop, p50", _over(rounds, "paced untuned", "closed", p50), _samples(ours), None
@@ -113,14 +118,14 @@ def _recovery(rounds: Rounds) -> list[Figure]:
         if word != "recovery":
             continue
         stalls, policy = what.split()
-        stall = f"a {stalls} stalled for {1000 * STALL_S:.0f} ms, {policy}"
+        stall = f"a {1000 * STALL_S:.0f} ms stall of the {stalls}, {policy}"
         recovered = [answer["recovery_ms"] for answer in answers if answer["recovery_ms"] is not None]
         if len(recovered) == len(answers):
-            found.append(_figure(f"until answers are on time again after {stall}, ms", recovered, len(answers)))
+            found.append(_figure(f"on time again after {stall}, ms", recovered, len(answers)))
         else:
             missed = Figure(f"rounds that did not recover from {stall}", len(answers) - len(recovered), len(answers))
             found.append(missed)
-        found.append(_figure(f"frames dropped around {stall}", [a["dropped"] for a in answers], _samples(answers)))
+        found.append(_figure(f"frames dropped in {stall}", [a["dropped"] for a in answers], _samples(answers)))
     return found
 
 
@@ -187,7 +192,7 @@ def _cold(rounds: Rounds) -> list[Figure]:
         for name, key in _COLD.items():
             over = _over(rounds, f"cold {upper}", f"cold {lower}", itemgetter(key))
             held = None if key == "cpu_seconds" else goal
-            title = f"{_CALLED[upper]} ÷ {_CALLED[lower]}, {name} to the first answer"
+            title = f"{upper} ÷ {lower}, {name} to the first answer"
             found.append(_figure(title, over, len(over), held, at_most=False))
     if ours := rounds.get("cold ours"):
         found.append(_figure("ours, memory to the first answer, MB", [a["bytes"] / 1e6 for a in ours], len(ours)))
@@ -195,4 +200,3 @@ def _cold(rounds: Rounds) -> list[Figure]:
 
 
 _COLD = {"time from start": "seconds", "processor time": "cpu_seconds", "memory": "bytes"}
-_CALLED = {"torch": "torch", "ours": "ours", "floor": "numpy and ONNX Runtime alone"}

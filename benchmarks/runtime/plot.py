@@ -11,7 +11,7 @@ from benchmarks.runtime.recovery import POLICIES, RATE, STALL_S, STALLS
 from edge_cnnlstm.report.drawing import BLUE, MUTED, SERIES, SHADE, STYLE, png
 
 DPI = 150
-BEFORE_MS, AFTER_MS = 1000 * STALL_S + 150, 300.0
+BEFORE_MS, AFTER_MS = 25.0, 125.0
 
 
 def recovery(rounds: dict[str, list[dict[str, Any]]]) -> bytes:
@@ -25,11 +25,12 @@ def recovery(rounds: dict[str, list[dict[str, Any]]]) -> bytes:
             for policy, (colour, style) in zip(POLICIES, SERIES, strict=False):
                 for answered in rounds.get(f"recovery {stalls} {policy}", []):
                     since, ages = zip(*answered["answers"], strict=True)
-                    axes.plot(since, ages, style[0], color=colour, ms=4, alpha=0.6, mew=0, label=policy)
+                    axes.plot(since, ages, style[0], color=colour, ms=5, alpha=0.6, mew=0, label=policy)
             axes.set(yscale="log", xlim=(-BEFORE_MS, AFTER_MS), ylabel="age, ms")
+            axes.yaxis.set_major_formatter("{x:g}")
             axes.set_title(f"the {stalls} stalls", loc="left", fontsize="medium")
         known = dict(zip(*reversed(panels[0].get_legend_handles_labels()), strict=True))
-        panels[0].legend(known.values(), known.keys(), frameon=False, loc="upper left")
+        panels[0].legend(known.values(), known.keys(), frameon=False, loc="upper right")
         panels[-1].set_xlabel("ms since the stall ended")
         return png(figure, dpi=DPI)
 

@@ -67,7 +67,7 @@ def _release(_: Subject) -> Measurements:
 def _paced(subject: Subject) -> Measurements:
     path, backend, graph = subject.words
     ours = {"closed": ("closed", PACED_FRAMES), "paced ours": ("ours", JITTERED_FRAMES)}
-    ours |= {"paced untuned": ("untuned", PACED_FRAMES)}
+    ours |= {"closed again": ("closed", PACED_FRAMES), "paced untuned": ("untuned", PACED_FRAMES)}
     found = {name: _program("paced", path, kind, backend, graph, frames) for name, (kind, frames) in ours.items()}
     for engine in ("onnxruntime", "openvino") if is_installed("openvino") else ("onnxruntime",):
         for each in subject.peers:

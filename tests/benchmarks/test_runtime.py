@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ def test_a_figure_is_the_median_round_and_its_interval_that_of_seven() -> None:
 def test_ours_is_held_against_the_best_peer_round_by_round() -> None:
     rounds = {
         "closed": [PACED | {"p50_us": 50.0}] * 6,
+        "closed again": [PACED | {"p50_us": 51.0}] * 6,
         "paced ours": [PACED | {"p50_us": value} for value in (60.0, 90.0, 80.0, 80.0, 80.0, 80.0)],
         "paced untuned": [PACED | {"p50_us": 400.0}] * 6,
         "paced peer onnxruntime fp32": [PACED | {"p50_us": 900.0}] * 6,
@@ -47,6 +49,7 @@ def test_ours_is_held_against_the_best_peer_round_by_round() -> None:
     assert (best.value, best.low, best.high) == (0.2, 0.2, 0.3)
     assert best.met
     assert found["paced ÷ closed loop, p50"].value == 1.6
+    assert found["control: closed loop ÷ itself, p50"].value == 1.02
     assert not found["paced ÷ closed loop, p50"].met
     assert found["paced untuned ÷ closed loop, p50"].goal is None
 
@@ -81,13 +84,13 @@ def test_a_cold_start_is_held_against_torch_and_both_against_what_nobody_can_do_
     }
     found = named(rounds)
     assert found["torch ÷ ours, memory to the first answer"].value == 3
-    assert found["torch ÷ numpy and ONNX Runtime alone, time from start to the first answer"].value == 8
-    assert found["ours ÷ numpy and ONNX Runtime alone, processor time to the first answer"].goal is None
+    assert found["torch ÷ floor, time from start to the first answer"].value == 8
+    assert found["ours ÷ floor, processor time to the first answer"].goal is None
     assert "torch ÷ ours, memory to the first answer" not in named({"cold ours": rounds["cold ours"]})
 
 
 def test_jitter_is_the_spread_within_a_round_and_its_p99_needs_two_thousand_intervals() -> None:
-    names = ("closed", "paced ours", "paced untuned", "paced peer x y")
+    names = ("closed", "closed again", "paced ours", "paced untuned", "paced peer x y")
     found = named(dict.fromkeys(names, [PACED] * 14))
     assert found["interval between decisions, paced ours, standard deviation, µs"].value == 500
     assert found["interval between decisions, paced ours, p99, ms"].value == 34
@@ -112,8 +115,8 @@ def test_a_stream_has_recovered_when_answers_stay_on_time() -> None:
     assert recovery.recovery_ms([late, by_chance, (2.0, 50.0), *stays[:-1]], 33.3) is None
     never = {"recovery_ms": None, "dropped": 3, "samples": 9}
     found = named({"recovery step newest": [never, never | {"recovery_ms": 5.0}]})
-    assert found["rounds that did not recover from a step stalled for 500 ms, newest"].value == 1
-    assert found["frames dropped around a step stalled for 500 ms, newest"].samples == 18
+    assert found["rounds that did not recover from a 500 ms stall of the step, newest"].value == 1
+    assert found["frames dropped in a 500 ms stall of the step, newest"].samples == 18
 
 
 @pytest.mark.parametrize(("stalls", "policy"), [("step", "newest"), ("source", "every")])
@@ -140,22 +143,25 @@ def test_what_was_not_measured_has_no_figure() -> None:
     assert figures({}) == []
 
 
-def test_measurements_take_turns_in_both_directions_and_the_long_ones_one_turn_only() -> None:
-    order: list[str] = []
+def test_measurements_take_turns_in_an_order_drawn_each_round_and_the_long_ones_one_turn_only() -> None:
+    taken: list[str] = []
 
     def measurement(name: str) -> dict[str, Any]:
-        order.append(name)
+        taken.append(name)
         return {}
 
-    names = ("overhead", "closed", "soak")
-    found = command._measure({name: lambda name=name: measurement(name) for name in names}, 3)  # type: ignore[misc]
-    assert order == ["overhead", "closed", "soak", "closed", "overhead", "overhead", "closed"]
-    assert {name: len(answers) for name, answers in found.items()} == {"overhead": 3, "closed": 3, "soak": 1}
+    names = ("overhead", "closed", "cold ours", "soak")
+    asked: Any = {name: partial(measurement, name) for name in names}
+    found, order = command._measure(asked, 8, seed=0)
+    assert taken == [name for one_round in order for name in one_round]
+    assert {name: len(answers) for name, answers in found.items()} == dict.fromkeys(names, 8) | {"soak": 1}
+    assert len({tuple(one_round) for one_round in order[1:]}) > 1
+    assert command._measure(asked, 8, seed=0)[1] == order
 
 
 def test_the_command_that_repeats_a_run_names_no_folder() -> None:
-    words = command.words(("cold", "soak"), Path("/secret/checkpoint"), 3, 120)
-    assert " ".join(words) == "--suite cold --suite soak --checkpoint checkpoint --rounds 3 --soak 120"
+    words = command.words(("cold", "soak"), Path("/secret/checkpoint"), 3, 120, seed=0)
+    assert " ".join(words) == "--suite cold --suite soak --checkpoint checkpoint --rounds 3 --soak 120 --seed 0"
 
 
 def test_an_unknown_suite_is_refused(tiny_bundle: Path) -> None:
