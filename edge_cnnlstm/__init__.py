@@ -34,7 +34,6 @@ from edge_cnnlstm.errors import (
     ThreadError,
 )
 from edge_cnnlstm.runtime.cameras import Cameras
-from edge_cnnlstm.runtime.device_step import Wiring
 from edge_cnnlstm.runtime.fit import Fit
 from edge_cnnlstm.runtime.frame import Frame
 from edge_cnnlstm.runtime.group import StreamGroup
@@ -45,6 +44,7 @@ from edge_cnnlstm.runtime.prediction import Box, Classification, Prediction, Reg
 from edge_cnnlstm.runtime.realtime import Realtime
 from edge_cnnlstm.runtime.sources import camera, open_source, video
 from edge_cnnlstm.runtime.stream import Stream
+from edge_cnnlstm.runtime.wiring import Wiring
 from edge_cnnlstm.spec import StateRules
 
 __version__ = "0.1.0"

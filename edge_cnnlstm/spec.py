@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,13 +22,6 @@ BATCH = "batch"
 """The name of the dimension along which streams lie, in every graph: a runtime fixes it before it builds."""
 
 
-class _Strict:
-    """Makes the JSON reader refuse keys that a record does not have."""
-
-    __slots__ = ()
-    __pydantic_config__: ClassVar = {"extra": "forbid"}
-
-
 def _check_tensor(name: str, shape: tuple[int, ...]) -> None:
     if not name or not shape or min(shape) < 1:
         raise ConfigError(
@@ -39,7 +32,7 @@ def _check_tensor(name: str, shape: tuple[int, ...]) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class TensorSpec(_Strict):
+class TensorSpec:
     """One tensor that crosses a graph's border: name, fixed shape with the batch first, and dtype."""
 
     name: str
@@ -55,7 +48,7 @@ class TensorSpec(_Strict):
 
 
 @dataclass(frozen=True, slots=True)
-class StatePair(_Strict):
+class StatePair:
     """One piece of memory: the graph reads it as `input` and writes the next value as `output`.
 
     Pairs are listed, never matched by order or by name pattern. Shape [layers, batch, hidden].
@@ -76,7 +69,7 @@ class StatePair(_Strict):
 
 
 @dataclass(frozen=True, slots=True)
-class HeadSpec(_Strict):
+class HeadSpec:
     """One question that the network answers at every frame.
 
     `classify` reads one output of logits, [batch, labels], or [batch, 1] for two labels: the logit of the second.
@@ -91,7 +84,7 @@ class HeadSpec(_Strict):
 
 
 @dataclass(frozen=True, slots=True)
-class StateRules(_Strict):
+class StateRules:
     """When the memory no longer belongs to the frame at hand, and is emptied before it.
 
     `gap_ms`: the last frame was captured longer ago than this. `idle_ms`: no frame came for longer than this, whenever
@@ -113,7 +106,7 @@ class StateRules(_Strict):
 
 
 @dataclass(frozen=True, slots=True)
-class ModelSpec(_Strict):
+class ModelSpec:
     """Everything a runtime must know about a step graph to feed it, carry its memory and read its answers.
 
     `frame` is the raw RGB frame, uint8 [batch, height, width, 3]; `fit` is how a camera frame of another

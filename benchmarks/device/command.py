@@ -26,8 +26,8 @@ from edge_cnnlstm.bundle.format import Bundle
 from edge_cnnlstm.errors import BackendError
 from edge_cnnlstm.gpu import context
 from edge_cnnlstm.runtime.account import SAMPLES
-from edge_cnnlstm.runtime.device_step import AS_FOUND
 from edge_cnnlstm.runtime.telemetry.nvml import Nvml
+from edge_cnnlstm.runtime.wiring import AS_FOUND
 
 BATCHES = (1, 2, 4, 8, 16, 32)
 MADE_WITH = (

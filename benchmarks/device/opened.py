@@ -13,9 +13,9 @@ from edge_cnnlstm.errors import BackendError, DependencyError, ExportError
 from edge_cnnlstm.gpu import context, tensorrt
 from edge_cnnlstm.gpu.engine import Engine
 from edge_cnnlstm.runtime.backends.trt import TensorRtBackend, open_tensorrt
-from edge_cnnlstm.runtime.device_step import AS_FOUND, Wiring
 from edge_cnnlstm.runtime.proof import prove
 from edge_cnnlstm.runtime.selection import tensorrt_graphs
+from edge_cnnlstm.runtime.wiring import AS_FOUND, Wiring
 
 
 def main(path: str) -> dict[str, Any]:

@@ -16,10 +16,11 @@ from edge_cnnlstm.gpu.block import ALIGNMENT
 from edge_cnnlstm.gpu.capture import load_bindings
 from edge_cnnlstm.runtime.backends.base import advance
 from edge_cnnlstm.runtime.backends.trt import TensorRtBackend
-from edge_cnnlstm.runtime.device_step import DIRECTIONS, DeviceStep, Wiring
+from edge_cnnlstm.runtime.device_step import DIRECTIONS, DeviceStep
 from edge_cnnlstm.runtime.device_times import STAGES, DeviceTimes
 from edge_cnnlstm.runtime.frame import Pixels
 from edge_cnnlstm.runtime.realtime import Realtime
+from edge_cnnlstm.runtime.wiring import Wiring
 from edge_cnnlstm.spec import ModelSpec
 
 TURNS = 5

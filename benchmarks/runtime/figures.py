@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 from typing import Any
 
 from benchmarks.goals import Figure
 from benchmarks.goals import median as _figure
+from benchmarks.runtime.recovery import STALL_S
+from benchmarks.runtime.slope import slope
+from benchmarks.statistics import SAMPLES_FOR, percentile
 
 Answers = Sequence[dict[str, Any]]
 """What one measurement answered, round by round."""
@@ -17,8 +21,8 @@ Rounds = dict[str, Answers]
 
 def figures(rounds: Rounds) -> list[Figure]:
     """Return every figure that the measurements at hand allow."""
-    found = _overhead(rounds) + _release(rounds) + _paced(rounds) + _together(rounds) + _soak(rounds)
-    return found + _retained(rounds) + _cold(rounds)
+    found = _overhead(rounds) + _release(rounds) + _paced(rounds) + _jitter(rounds) + _recovery(rounds)
+    return found + _together(rounds) + _soak(rounds) + _retained(rounds) + _cold(rounds)
 
 
 def _over(rounds: Rounds, upper: str, lower: str, value: Callable[[dict[str, Any]], float]) -> list[float]:
@@ -69,6 +73,11 @@ def _paced(rounds: Rounds) -> list[Figure]:
     best = min(peers, key=lambda name: statistics.median(answer["p50_us"] for answer in rounds[name]))
     p50: Callable[[dict[str, Any]], float] = lambda answer: answer["p50_us"]  # noqa: E731 - a name for a key
     return [
+        _figure(
+            "control: closed loop ÷ itself, p50",
+            _over(rounds, "closed again", "closed", p50),
+            _samples(rounds["closed"]),
+        ),
         _figure("paced ÷ closed loop, p50", _over(rounds, "paced ours", "closed", p50), _samples(ours), 1.3),
         _figure(
             "paced untuned ÷ closed loop, p50", _over(rounds, "paced untuned", "closed", p50), _samples(ours), None
@@ -83,6 +92,41 @@ def _paced(rounds: Rounds) -> list[Figure]:
             0.35,
         ),
     ]
+
+
+def _jitter(rounds: Rounds) -> list[Figure]:
+    """How evenly decisions come: over the rounds, the median of their intervals' standard deviations, and the p99 of
+    all, where there are enough.
+    """
+    found = []
+    for kind in ("ours", "untuned"):
+        intervals = [answer["intervals_ns"] for answer in rounds.get(f"paced {kind}", [])]
+        pooled = [each for one_round in intervals for each in one_round]
+        name = f"interval between decisions, paced {kind}"
+        if intervals:
+            spread = [statistics.pstdev(one_round) / 1e3 for one_round in intervals]
+            found.append(_figure(f"{name}, standard deviation, µs", spread, len(pooled)))
+        if len(pooled) >= SAMPLES_FOR["p99"]:
+            found.append(Figure(f"{name}, p99, ms", percentile(pooled, 99) / 1e6, len(pooled)))
+    return found
+
+
+def _recovery(rounds: Rounds) -> list[Figure]:
+    found = []
+    for name, answers in rounds.items():
+        word, _, what = name.partition(" ")
+        if word != "recovery":
+            continue
+        stalls, policy = what.split()
+        stall = f"a {1000 * STALL_S:.0f} ms stall of the {stalls}, {policy}"
+        recovered = [answer["recovery_ms"] for answer in answers if answer["recovery_ms"] is not None]
+        if len(recovered) == len(answers):
+            found.append(_figure(f"on time again after {stall}, ms", recovered, len(answers)))
+        else:
+            missed = Figure(f"rounds that did not recover from {stall}", len(answers) - len(recovered), len(answers))
+            found.append(missed)
+        found.append(_figure(f"frames dropped in {stall}", [a["dropped"] for a in answers], _samples(answers)))
+    return found
 
 
 def _together(rounds: Rounds) -> list[Figure]:
@@ -106,7 +150,19 @@ def _soak(rounds: Rounds) -> list[Figure]:
         ),
         _figure("longest collector pause, ms", [answer["collector_pause_ms"] for answer in answers], frames, 0.1),
         _figure("growth of resident memory meanwhile, MB", [a["grown_bytes"] / 1e6 for a in answers], frames, 1),
+        *_slope(
+            "resident memory, kB a minute", answers[0]["resident"]["seconds"], answers[0]["resident"]["bytes"], 1e3
+        ),
+        *_slope("mean age, µs a minute", answers[0]["ages"]["start_s"], answers[0]["ages"]["mean_age_ms"], 1e-3),
     ]
+
+
+def _slope(what: str, seconds: Sequence[float], values: Sequence[float], unit: float) -> list[Figure]:
+    found = slope(seconds, values)
+    if found is None:
+        return []
+    value, low, high = (each / unit for each in (found.per_minute, found.low, found.high))
+    return [Figure(f"slope of {what}", value, len(values), low, high)]
 
 
 def _retained(rounds: Rounds) -> list[Figure]:
@@ -122,20 +178,25 @@ def _retained(rounds: Rounds) -> list[Figure]:
             frames,
             1,
         ),
+        _figure("resident memory then, MB", [a["resident_bytes"] / 1e6 for a in answers], frames),
     ]
 
 
 def _cold(rounds: Rounds) -> list[Figure]:
-    if "cold torch" not in rounds:
-        return []
-    count = len(rounds["cold torch"])
-    return [
-        _figure(
-            f"torch ÷ ours, {name} to the first answer",
-            _over(rounds, "cold torch", "cold ours", lambda answer, key=key: answer[key]),  # type: ignore[misc]  # mypy has no type for a default here
-            count,
-            8,
-            at_most=False,
-        )
-        for name, key in (("time from start", "seconds"), ("memory", "bytes"))
-    ]
+    """Ours below torch, and what bounds it: numpy and ONNX Runtime with the same graph, and nothing else."""
+    found = []
+    sides = (("torch", "ours", 8), ("torch", "floor", None), ("ours", "floor", None))
+    for upper, lower, goal in sides:
+        if not {f"cold {upper}", f"cold {lower}"} <= rounds.keys():
+            continue
+        for name, key in _COLD.items():
+            over = _over(rounds, f"cold {upper}", f"cold {lower}", itemgetter(key))
+            held = None if key == "cpu_seconds" else goal
+            title = f"{upper} ÷ {lower}, {name} to the first answer"
+            found.append(_figure(title, over, len(over), held, at_most=False))
+    if ours := rounds.get("cold ours"):
+        found.append(_figure("ours, memory to the first answer, MB", [a["bytes"] / 1e6 for a in ours], len(ours)))
+    return found
+
+
+_COLD = {"time from start": "seconds", "processor time": "cpu_seconds", "memory": "bytes"}

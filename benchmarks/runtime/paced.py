@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from itertools import cycle, islice
+from itertools import cycle, islice, pairwise
 from typing import Any
 
 import numpy as np
@@ -28,28 +28,34 @@ from edge_cnnlstm.runtime.stream import Stream
 
 RATE = 30.0
 Answer = Callable[[Pixels], object]
+Spans = list[tuple[int, int]]
+"""When each answer was begun, and when it was there, in monotonic ns."""
 CLOSED_TIMES = 4
 """A closed loop has so many times the frames: it is over in no time."""
 
 
 def main(path: str, kind: str, backend: str, graph: str, frames: str) -> dict[str, Any]:
-    """Answer so many frames, and return p50 and p99 in µs, and the share of a core that it all cost.
+    """Answer so many frames, and return p50 and p99 in µs, the intervals between answers in ns, and the share of a core
+    that it all cost.
 
     `closed` is our step back to back, `ours` the pipeline with everything that `--realtime` switches on, `untuned` the
     pipeline without, and `peer` the engine's own call, as its documentation shows it.
     """
     bundle, count = bundle_format.read(path), int(frames)
     if kind == "peer":
-        samples, share = _by_hand(bundle, _as_used(bundle, backend, graph), count)
+        spans, share = _by_hand(bundle, _as_used(bundle, backend, graph), count)
     else:
         with open_stream(path, backend=backend, graph=graph) as stream:
             if kind == "closed":
-                samples, share = _closed(bundle, stream.step, count * CLOSED_TIMES)
+                spans, share = _closed(bundle, stream.step, count * CLOSED_TIMES)
             else:
-                samples, share = _streamed(bundle, stream, count, Realtime() if kind == "ours" else OFF)
+                spans, share = _streamed(bundle, stream, count, Realtime() if kind == "ours" else OFF)
+    counted = spans[WARM_UP_FRAMES:]
+    samples = [ended - begun for begun, ended in counted]
     return {
         "p50_us": percentile(samples, 50) / 1e3,
         "p99_us": percentile(samples, 99) / 1e3,
+        "intervals_ns": [later - earlier for (_, earlier), (_, later) in pairwise(counted)],
         "core_share": share,
         "samples": len(samples),
     }
@@ -59,47 +65,47 @@ def _frames(bundle: Bundle, count: int) -> list[Pixels]:
     return list(islice(cycle(bundle.golden.frames), WARM_UP_FRAMES + count))
 
 
-def _closed(bundle: Bundle, step: Answer, count: int) -> tuple[list[int], float]:
-    samples, cost = [], Cost()
+def _closed(bundle: Bundle, step: Answer, count: int) -> tuple[Spans, float]:
+    spans, cost = Spans(), Cost()
     for pixels in _frames(bundle, count):
         begun = time.monotonic_ns()
         step(pixels)
-        samples.append(time.monotonic_ns() - begun)
-    return samples[WARM_UP_FRAMES:], cost.share()
+        spans.append((begun, time.monotonic_ns()))
+    return spans, cost.share()
 
 
-def _by_hand(bundle: Bundle, step: Answer, count: int) -> tuple[list[int], float]:
+def _by_hand(bundle: Bundle, step: Answer, count: int) -> tuple[Spans, float]:
     """Sleep until each frame is due, and answer it: the loop that everybody writes."""
-    samples, start = [], time.monotonic_ns()
+    spans, start = Spans(), time.monotonic_ns()
     cost = Cost()
     for index, pixels in enumerate(_frames(bundle, count)):
         time.sleep(max(0.0, start / 1e9 + index / RATE - time.monotonic()))
         begun = time.monotonic_ns()
         step(pixels)
-        samples.append(time.monotonic_ns() - begun)
-    return samples[WARM_UP_FRAMES:], cost.share()
+        spans.append((begun, time.monotonic_ns()))
+    return spans, cost.share()
 
 
-def _streamed(bundle: Bundle, stream: Stream, count: int, realtime: Realtime) -> tuple[list[int], float]:
+def _streamed(bundle: Bundle, stream: Stream, count: int, realtime: Realtime) -> tuple[Spans, float]:
     timed = TimedStream(stream)
     source = ArraySource(_frames(bundle, count), rate=RATE, spin_us=realtime.spin_us)
     cost = Cost()
     Pipeline(source, timed, "newest", realtime=realtime).run()  # type: ignore[arg-type]  # it is a stream in all that is used
-    return timed.samples[WARM_UP_FRAMES:], cost.share()
+    return timed.spans, cost.share()
 
 
 class TimedStream:
     """A stream whose steps are timed from outside, everything that they do included."""
 
     def __init__(self, stream: Stream) -> None:
-        self.samples: list[int] = []
+        self.spans = Spans()
         self.latency, self.rehearse = stream.latency, stream.rehearse
         self._step = stream.step
 
     def step(self, frame: Frame) -> Prediction:
         begun = time.monotonic_ns()
         prediction = self._step(frame)
-        self.samples.append(time.monotonic_ns() - begun)
+        self.spans.append((begun, time.monotonic_ns()))
         return prediction
 
 

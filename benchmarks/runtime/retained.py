@@ -26,14 +26,19 @@ def main(path: str, backend: str, graph: str, frames: str) -> dict[str, Any]:
         step(SETTLE)
         before = resident_bytes()
         step(int(frames))
-        grown = resident_bytes() - before
+        resident = resident_bytes()
         tracemalloc.start()
         step(TRACED)
         held = tracemalloc.get_traced_memory()[0]
         step(TRACED)
         held = tracemalloc.get_traced_memory()[0] - held
         tracemalloc.stop()
-    return {"retained_bytes_a_frame": held / TRACED, "grown_bytes": grown, "samples": int(frames)}
+    return {
+        "retained_bytes_a_frame": held / TRACED,
+        "grown_bytes": resident - before,
+        "resident_bytes": resident,
+        "samples": int(frames),
+    }
 
 
 if __name__ == "__main__":

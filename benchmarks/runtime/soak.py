@@ -23,7 +23,7 @@ SETTLED = 300
 
 
 def main(path: str, backend: str, graph: str, seconds: str) -> dict[str, Any]:
-    """Stream, and count late and dropped frames, collector pauses in ms, and the growth of resident memory in bytes."""
+    """Stream, and count late and dropped frames, collector pauses in ms, resident memory in bytes, and ages in ms."""
     crowd = [{"at": [number]} for number in range(OBJECTS // 2)]
     pauses = Pauses()
     gc.callbacks.append(pauses)
@@ -31,24 +31,28 @@ def main(path: str, backend: str, graph: str, seconds: str) -> dict[str, Any]:
     with open_stream(path, backend=backend, graph=graph, deadline_ms=1000 / RATE) as stream:
         source = ArraySource(_first(cycle(frames), round(float(seconds) * RATE)), rate=RATE, spin_us=Realtime().spin_us)
         pipeline = Pipeline(source, stream, "newest", realtime=Realtime())
-        grown, cost = 0, Cost()
+        resident, cost = Resident(), Cost()
         for frame, _ in pipeline:
             if frame.index == SETTLED:
-                grown, cost = resident_bytes(), Cost()
+                resident, cost = Resident(), Cost()
                 pauses.longest_ns = 0
-        share, grown = cost.share(), resident_bytes() - grown
+            resident.look()
+        share = cost.share()
         latency, counts = stream.latency, pipeline.counts
+        timeline = latency.timeline.document()
     return {
         "produced": counts.produced,
         "dropped": counts.dropped,
         "late": latency.deadline_misses,
         "age_ms": {f"p{tail:g}": latency.stages["age"].percentile(tail) / 1e6 for tail in (50, 99, 99.9, 100)},
         "response_ms": {f"p{tail:g}": latency.response.percentile(tail) / 1e6 for tail in (99, 99.9, 100)},
-        "lost_at_s": _when(latency.timeline.document(), "lost"),
-        "late_at_s": _when(latency.timeline.document(), "late"),
+        "lost_at_s": _when(timeline, "lost"),
+        "late_at_s": _when(timeline, "late"),
         "collector_pause_ms": pauses.longest_ns / 1e6,
         "collections": pauses.count,
-        "grown_bytes": grown,
+        "grown_bytes": resident.bytes[-1] - resident.bytes[0],
+        "resident": {"seconds": resident.seconds, "bytes": resident.bytes},
+        "ages": {name: timeline[name] for name in ("start_s", "mean_age_ms")},
         "core_share": share,
         "objects": 2 * len(crowd),
         "seconds": float(seconds),
@@ -59,6 +63,20 @@ def _when(timeline: dict[str, Any], what: str) -> dict[str, int]:
     """Return how many there were in the stretches that began so many seconds after the first answer."""
     found = zip(timeline["start_s"], timeline[what], strict=True)
     return {f"{start:g}": count for start, count in found if count}
+
+
+class Resident:
+    """Resident memory in bytes, twice a second from its making on."""
+
+    def __init__(self) -> None:
+        self._begun = time.monotonic()
+        self.seconds, self.bytes = [0.0], [resident_bytes()]
+
+    def look(self) -> None:
+        """Note how much it is, if half a second has passed."""
+        if (now := time.monotonic() - self._begun) >= self.seconds[-1] + 0.5:
+            self.seconds.append(round(now, 3))
+            self.bytes.append(resident_bytes())
 
 
 class Pauses:

@@ -7,15 +7,12 @@ import json
 import math
 import re
 from dataclasses import asdict, dataclass, field
-from functools import cache
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import Literal
 
+from edge_cnnlstm.bundle import record
 from edge_cnnlstm.bundle.archive import damaged
 from edge_cnnlstm.errors import BundleError, ConfigError
 from edge_cnnlstm.spec import ModelSpec
-
-if TYPE_CHECKING:
-    from pydantic import TypeAdapter
 
 FORMAT_VERSION = 3
 _AGAIN = "export the bundle again"
@@ -44,8 +41,6 @@ class Graph:
     difference over the tensor's largest magnitude there. `accuracy` maps the name of a measurement to its value.
     """
 
-    __pydantic_config__: ClassVar = {"extra": "forbid"}
-
     name: str
     file: str
     dialect: Dialect
@@ -66,8 +61,6 @@ class Candidate:
     in bytes, and a step in microseconds, as measured where an engine could run and as estimated for a board.
     """
 
-    __pydantic_config__: ClassVar = {"extra": "forbid"}
-
     name: str
     precision: str
     accuracy: dict[str, float]
@@ -85,8 +78,6 @@ class Plan:
     `measured_on` and `estimated_for` say where.
     """
 
-    __pydantic_config__: ClassVar = {"extra": "forbid"}
-
     budget: float
     candidates: tuple[Candidate, ...]
     chosen: dict[str, str]
@@ -98,8 +89,6 @@ class Plan:
 @dataclass(frozen=True, slots=True)
 class Manifest:
     """`manifest.json`."""
-
-    __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     format_version: int
     name: str
@@ -129,7 +118,9 @@ def dump(manifest: Manifest) -> bytes:
 def parse(data: bytes) -> Manifest:
     """Read a manifest. Raises BundleError naming the first field that is wrong."""
     try:
-        version = json.loads(data).get("format_version")
+        document = json.loads(data.decode())
+        json.dumps(document, ensure_ascii=False).encode()  # half a surrogate pair can be neither printed nor written
+        version = document.get("format_version")
     except (ValueError, AttributeError, RecursionError) as error:
         raise damaged(f"a manifest that is not a JSON object ({error})") from error
     if version != FORMAT_VERSION:
@@ -138,13 +129,10 @@ def parse(data: bytes) -> Manifest:
             expected=f"format {FORMAT_VERSION}",
             fix="update edge-cnnlstm" if isinstance(version, int) and version > FORMAT_VERSION else "export it again",
         )
-    from pydantic import ValidationError  # here, so that importing the runtime loads numpy alone
-
     try:
-        manifest = _reader().validate_json(data, strict=True)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise damaged(f"manifest field {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        manifest = record.read(Manifest, document)
+    except record.MisreadError as error:
+        raise damaged(f"manifest field {error}") from error
     except ConfigError as error:
         raise damaged(f"a manifest that contradicts itself: {error.found}, expected {error.expected}") from error
     _check_names(manifest)
@@ -158,10 +146,3 @@ def _check_names(manifest: Manifest) -> None:
     for name in manifest.members:
         if not _MEMBER_NAME.fullmatch(name):
             raise damaged(f"a manifest with a member {name!r}, not a plain relative path")
-
-
-@cache
-def _reader() -> TypeAdapter[Manifest]:
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(Manifest)

@@ -18,13 +18,13 @@ from edge_cnnlstm.cli.course import Course, follow
 from edge_cnnlstm.cli.outputs import Outputs
 from edge_cnnlstm.errors import ConfigError
 from edge_cnnlstm.runtime.account import Settings, account
-from edge_cnnlstm.runtime.device_step import Transfer, Wiring
 from edge_cnnlstm.runtime.opening import open_stream
 from edge_cnnlstm.runtime.pipeline import Pipeline
 from edge_cnnlstm.runtime.realtime import OFF, Realtime
 from edge_cnnlstm.runtime.selection import DIALECTS
 from edge_cnnlstm.runtime.sources import open_source
 from edge_cnnlstm.runtime.sources.base import First, Pace
+from edge_cnnlstm.runtime.wiring import Transfer, Wiring
 from edge_cnnlstm.spec import StateRules
 
 

@@ -55,15 +55,16 @@ def fastest(path: Path, manifest: Manifest, graphs: Sequence[Graph], *, threads:
     Where nothing runs, the first is returned, so that opening it says why.
     """
     installed = [engine for engine in ENGINES if is_installed(engine)] or ["onnxruntime"]
-    installed += [ON_A_GPU] if "onnxruntime-gpu" in versions("onnxruntime-gpu") else []
+    found = versions(*ENGINES, "onnxruntime-gpu")
+    installed += [ON_A_GPU] if "onnxruntime-gpu" in found else []
     candidates = [Candidate(engine, graph) for graph in graphs for engine in installed if _suits(engine, graph)] or [
         Candidate("onnxruntime", graphs[0])
     ]
     if len(candidates) == 1:
         return candidates[0]
     digests = [f"{each.name}={manifest.members[each.graph.file].sha256[:16]}" for each in candidates]
-    found = [f"{name}={version}" for name, version in versions(*ENGINES, "onnxruntime-gpu").items()]
-    key = " ".join([*digests, f"threads={threads}", f"streams={streams}", f"cpu={cpu_model()}", *found])
+    made_with = [f"{name}={version}" for name, version in found.items()]
+    key = " ".join([*digests, f"threads={threads}", f"streams={streams}", f"cpu={cpu_model()}", *made_with])
     names = {each.name for each in candidates}
     speeds: Speeds | Any = _remembered().get(key)
     if not _usable(speeds, names):

@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_cnnlstm.errors import BackendError, ConfigError, DependencyError
+from edge_cnnlstm.errors import BackendError, DependencyError
 from edge_cnnlstm.gpu.block import Block
 from edge_cnnlstm.gpu.capture import Graph, Marks
-from edge_cnnlstm.gpu.context import Device
 from edge_cnnlstm.gpu.cuda import Session
 from edge_cnnlstm.gpu.engine import WATCH, Engine
 from edge_cnnlstm.runtime.device_state import DeviceState
 from edge_cnnlstm.runtime.device_times import STAGES
+from edge_cnnlstm.runtime.wiring import Wiring
 from edge_cnnlstm.spec import ModelSpec, TensorSpec
 
 log = logging.getLogger(__name__)
@@ -33,39 +32,6 @@ in no fixed order differ by less, and an answer to another frame by far more.
 """
 DIRECTIONS = (0, 1)
 """A step in direction 0 reads the memory of side 0 and writes side 1."""
-
-Transfer = Literal["auto", "mapped", "copied"]
-
-
-@dataclass(frozen=True, slots=True)
-class Wiring:
-    """How a step reaches the GPU.
-
-    `transfer`: `mapped`, frames and answers are read and written in page-locked host memory in place; `copied`, they
-    are copied; `auto`, mapped where GPU and processor share their memory. `graphs`: a step is replayed as one CUDA
-    graph where `cuda-bindings` is installed. `spin`: wait for the GPU as CUDA sees fit, which is to look, at the cost
-    of a core meanwhile, but on a low-powered board may be to sleep; else the thread always sleeps. Raises ConfigError
-    for a transfer that does not exist.
-    """
-
-    transfer: Transfer = "auto"
-    graphs: bool = True
-    spin: bool = True
-
-    def __post_init__(self) -> None:
-        if self.transfer not in (known := get_args(Transfer)):
-            raise ConfigError(
-                f"transfer {self.transfer!r}", expected=f"one of {', '.join(known)}", fix="choose one of these"
-            )
-
-    def maps(self, device: Device) -> bool:
-        """Return whether a GPU reads frames where they lie."""
-        if self.transfer == "auto":
-            return device.integrated and device.maps_host_memory
-        return self.transfer == "mapped"
-
-
-AS_FOUND = Wiring()
 
 
 class DeviceStep:

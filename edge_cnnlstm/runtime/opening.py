@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edge_cnnlstm.errors import ConfigError
-from edge_cnnlstm.gpu.progress import Progress
-from edge_cnnlstm.runtime.device_step import AS_FOUND, Wiring
 from edge_cnnlstm.runtime.group import StreamGroup
 from edge_cnnlstm.runtime.selection import proven_engine
 from edge_cnnlstm.runtime.stream import Stream
+from edge_cnnlstm.runtime.wiring import AS_FOUND, Wiring
 from edge_cnnlstm.spec import StateRules
+
+if TYPE_CHECKING:
+    from edge_cnnlstm.gpu.progress import Progress
 
 
 def open_stream(

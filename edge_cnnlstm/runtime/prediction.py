@@ -193,19 +193,21 @@ def _regress(head: HeadSpec, _: ModelSpec, check: Check) -> Decoder:
 
 def _track(head: HeadSpec, spec: ModelSpec, check: Check) -> Decoder:
     box_name, presence_name = head.outputs
+    frame_width, frame_height = spec.width, spec.height
 
     def decode(outputs: Arrays, placement: Placement, row: int) -> Track:
         found, (presence,) = outputs[box_name][row].tolist(), outputs[presence_name][row].tolist()
         check(box_name, found)
         check(presence_name, [presence])
         centre_x, centre_y, width, height = found
+        scale_x, scale_y = placement.scale_x, placement.scale_y
         box = Box(
-            x=((centre_x - width / 2) * spec.width - placement.offset_x) / placement.scale_x,
-            y=((centre_y - height / 2) * spec.height - placement.offset_y) / placement.scale_y,
-            width=width * spec.width / placement.scale_x,
-            height=height * spec.height / placement.scale_y,
+            ((centre_x - width / 2) * frame_width - placement.offset_x) / scale_x,
+            ((centre_y - height / 2) * frame_height - placement.offset_y) / scale_y,
+            width * frame_width / scale_x,
+            height * frame_height / scale_y,
         )
-        return Track(box, presence=_sigmoid(presence))
+        return Track(box, _sigmoid(presence))
 
     return decode
 

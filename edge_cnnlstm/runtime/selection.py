@@ -7,20 +7,19 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edge_cnnlstm.bundle import format as bundle_format
 from edge_cnnlstm.bundle.format import Bundle
 from edge_cnnlstm.bundle.manifest import Graph, Manifest
 from edge_cnnlstm.errors import BackendError, ConfigError, ExportError
-from edge_cnnlstm.gpu.progress import Progress
 from edge_cnnlstm.runtime import choice
 from edge_cnnlstm.runtime.backends.base import Backend
-from edge_cnnlstm.runtime.backends.ort import OnnxRuntimeBackend
-from edge_cnnlstm.runtime.backends.ort_gpu import OnnxRuntimeCudaBackend, OnnxRuntimeTensorrtBackend
-from edge_cnnlstm.runtime.backends.ov import OpenVinoBackend
-from edge_cnnlstm.runtime.backends.trt import missing_for_tensorrt, open_tensorrt
-from edge_cnnlstm.runtime.device_step import AS_FOUND, Wiring
 from edge_cnnlstm.runtime.proof import prove
+from edge_cnnlstm.runtime.wiring import AS_FOUND, Wiring
+
+if TYPE_CHECKING:
+    from edge_cnnlstm.gpu.progress import Progress
 
 log = logging.getLogger(__name__)
 
@@ -97,17 +96,26 @@ def load_engine(
 
     TensorRT's dialect runs node by node in ONNX Runtime, as written: what its optimizer makes of it strays far.
     """
+    # Each is imported here: who steps on a processor need not wait for what drives a GPU.
     if backend == "tensorrt":
-        return open_tensorrt(bundle, graph, streams, wiring, progress=progress)
+        from edge_cnnlstm.runtime.backends import trt
+
+        return trt.open_tensorrt(bundle, graph, streams, wiring, progress=progress)
     spec, data = bundle.manifest.model.batched(streams), bundle.graph(graph.name)
-    if backend == "openvino":
-        return OpenVinoBackend(data, spec, threads=threads)
-    if backend == "onnxruntime-tensorrt":
-        return OnnxRuntimeTensorrtBackend(data, spec)
     as_written = graph.dialect == "tensorrt"
-    if backend == "onnxruntime-cuda":
-        return OnnxRuntimeCudaBackend(data, spec, optimize=not as_written)
-    return OnnxRuntimeBackend(data, spec, threads=threads, optimize=not as_written)
+    if backend == "openvino":
+        from edge_cnnlstm.runtime.backends.ov import OpenVinoBackend
+
+        return OpenVinoBackend(data, spec, threads=threads)
+    if backend == "onnxruntime":
+        from edge_cnnlstm.runtime.backends.ort import OnnxRuntimeBackend
+
+        return OnnxRuntimeBackend(data, spec, threads=threads, optimize=not as_written)
+    from edge_cnnlstm.runtime.backends import ort_gpu
+
+    if backend == "onnxruntime-tensorrt":
+        return ort_gpu.OnnxRuntimeTensorrtBackend(data, spec)
+    return ort_gpu.OnnxRuntimeCudaBackend(data, spec, optimize=not as_written)
 
 
 def preferred_graph(manifest: Manifest, backend: str = "onnxruntime") -> Graph:
@@ -156,7 +164,9 @@ def _for_tensorrt(
     """Yield what to try in TensorRT; nothing if that was not asked for, or is not here and need not be."""
     if backend not in ("auto", "tensorrt"):
         return
-    if backend == "auto" and (missing := missing_for_tensorrt()) is not None:
+    from edge_cnnlstm.runtime.backends import trt
+
+    if backend == "auto" and (missing := trt.missing_for_tensorrt()) is not None:
         if strict:
             raise missing
         log.info("not taking TensorRT: %s", missing)

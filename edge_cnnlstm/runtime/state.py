@@ -93,7 +93,10 @@ class RecurrentState:
         self._check_held()
         if slot is not None:
             return all(np.isfinite(buffer).all() for buffer in self._of(self.side, slot).values())
-        return all(map(is_finite, self._flat[self.side]))
+        for flat in self._flat[self.side]:  # noqa: SIM110 - a generator costs as much as what it asks
+            if not is_finite(flat):
+                return False
+        return True
 
     def _of(self, side: int, slot: int | None) -> Arrays:
         buffers = self._buffers[side]

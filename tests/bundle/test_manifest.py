@@ -156,6 +156,19 @@ def test_what_is_no_manifest_is_refused(data: bytes) -> None:
         manifest.parse(data)
 
 
+def test_a_manifest_is_utf_8_and_holds_text_that_can_be_written(full: Manifest) -> None:
+    with pytest.raises(BundleError, match="not a JSON object"):
+        manifest.parse(manifest.dump(full).decode().encode("utf-16"))
+    with pytest.raises(BundleError, match="not a JSON object"):
+        manifest.parse(changed(full, "name", to="half a pair: \ud800"))
+
+
+def test_a_whole_number_will_do_for_a_measurement_unless_a_float_cannot_hold_it(full: Manifest) -> None:
+    assert manifest.parse(changed(full, "graphs", 0, "tolerance", to=1)).graphs[0].tolerance == 1.0
+    with pytest.raises(BundleError, match="manifest field graphs"):
+        manifest.parse(changed(full, "graphs", 0, "tolerance", to=10**400))
+
+
 def _without_a_name(record: Json) -> None:
     record["model"]["frame"]["name"] = ""
 

@@ -16,7 +16,7 @@ from benchmarks.device.network import Network
 from benchmarks.device.stand_in import StandIn
 from edge_cnnlstm.gpu.engine import Engine
 from edge_cnnlstm.runtime.backends.trt import TensorRtBackend
-from edge_cnnlstm.runtime.device_step import AS_FOUND, Wiring
+from edge_cnnlstm.runtime.wiring import AS_FOUND, Wiring
 from edge_cnnlstm.spec import HeadSpec, ModelSpec, StatePair, TensorSpec
 
 OF_TINY = {"digit_logits": "digit", "target_box": "box", "target_presence": "presence"}

@@ -31,8 +31,8 @@ from edge_cnnlstm.gpu.capture import load_bindings
 from edge_cnnlstm.runtime.backends.base import Backend, advance
 from edge_cnnlstm.runtime.backends.ort import OnnxRuntimeBackend
 from edge_cnnlstm.runtime.backends.trt import TensorRtBackend, open_tensorrt
-from edge_cnnlstm.runtime.device_step import Wiring
 from edge_cnnlstm.runtime.proof import prove
+from edge_cnnlstm.runtime.wiring import Wiring
 from edge_cnnlstm.spec import ModelSpec
 from tests.conftest import PERIOD, ROOT, Weights
 from tests.gpu.stand_in import filled, free_bytes, network, opened, tiny_network
@@ -267,7 +267,7 @@ import contextlib, sys, threading
 import numpy as np
 from edge_cnnlstm.errors import ClosedError
 from edge_cnnlstm.runtime.backends.base import advance
-from edge_cnnlstm.runtime.device_step import Wiring
+from edge_cnnlstm.runtime.wiring import Wiring
 from tests.gpu.stand_in import network, opened
 backend = opened(network(), Wiring(graphs={graphs}))
 frames = np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), dtype=np.uint8)

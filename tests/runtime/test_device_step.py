@@ -9,7 +9,8 @@ import pytest
 
 from edge_cnnlstm.errors import BackendError, DeviceMemoryError
 from edge_cnnlstm.gpu.context import Device
-from edge_cnnlstm.runtime.device_step import DeviceStep, Wiring
+from edge_cnnlstm.runtime.device_step import DeviceStep
+from edge_cnnlstm.runtime.wiring import Wiring
 from edge_cnnlstm.spec import ModelSpec, StatePair, TensorSpec
 from tests.conftest import tiny_frames
 from tests.gpu import conftest as gpu_conftest

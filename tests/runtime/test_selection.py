@@ -33,8 +33,8 @@ from edge_cnnlstm.runtime import selection
 from edge_cnnlstm.runtime.backends import trt
 from edge_cnnlstm.runtime.backends.base import Arrays
 from edge_cnnlstm.runtime.backends.ort import OnnxRuntimeBackend
-from edge_cnnlstm.runtime.device_step import Wiring
 from edge_cnnlstm.runtime.selection import tensorrt_graphs
+from edge_cnnlstm.runtime.wiring import Wiring
 
 INT8, MIXED, FP16 = (
     Graph(name, f"graphs/{name}.onnx", "tensorrt", name, tolerance=1e-4) for name in ("int8", "mixed", "fp16")
@@ -76,8 +76,8 @@ class Gpu:
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Gpu:
     found = Gpu()
-    monkeypatch.setattr(selection, "missing_for_tensorrt", lambda: None)
-    monkeypatch.setattr(selection, "open_tensorrt", found.open)
+    monkeypatch.setattr(trt, "missing_for_tensorrt", lambda: None)
+    monkeypatch.setattr(trt, "open_tensorrt", found.open)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(selection.choice, "is_installed", lambda engine: engine == "onnxruntime")
     return found
@@ -200,7 +200,7 @@ def test_without_a_gpu_auto_takes_the_processor_and_says_why(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     missing = DependencyError("cannot import PyCUDA", expected="PyCUDA", fix="install it")
-    monkeypatch.setattr(selection, "missing_for_tensorrt", lambda: missing)
+    monkeypatch.setattr(trt, "missing_for_tensorrt", lambda: missing)
     with edge_cnnlstm.open(bundled(INT8, FP32)) as stream:
         assert stream.backend.name in ("onnxruntime", "openvino")
         assert stream.passed_over == ("TensorRT: cannot import PyCUDA",)
@@ -224,7 +224,7 @@ def test_a_transfer_that_does_not_exist_is_named() -> None:
 
 
 def test_without_a_gpu_tensorrt_says_what_is_missing_and_how_to_get_it(bundled: Bundled) -> None:
-    if selection.missing_for_tensorrt() is None:
+    if trt.missing_for_tensorrt() is None:
         pytest.skip("a GPU and TensorRT are here")
     with pytest.raises(DependencyError, match=r"(?s)cannot import|CUDA finds no GPU.*to fix: .*pip install|nvidia-smi"):
         edge_cnnlstm.open(bundled(INT8, FP32), backend="tensorrt")

@@ -16,8 +16,8 @@ from edge_cnnlstm.gpu.cuda import Session
 from edge_cnnlstm.runtime.backends.base import Backend, advance
 from edge_cnnlstm.runtime.backends.ort import OnnxRuntimeBackend
 from edge_cnnlstm.runtime.backends.trt import TensorRtBackend
-from edge_cnnlstm.runtime.device_step import Wiring
 from edge_cnnlstm.runtime.proof import prove
+from edge_cnnlstm.runtime.wiring import Wiring
 from edge_cnnlstm.spec import ModelSpec
 from tests.conftest import tiny_frames
 from tests.gpu import conftest as gpu_conftest

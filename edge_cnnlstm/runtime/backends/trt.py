@@ -14,10 +14,11 @@ from edge_cnnlstm.gpu.engine import Configuration, Engine, deserialize
 from edge_cnnlstm.gpu.plans import StoredPlan, plan_for
 from edge_cnnlstm.gpu.progress import Progress
 from edge_cnnlstm.runtime.backends.base import Arrays, Backend
-from edge_cnnlstm.runtime.device_step import AS_FOUND, DeviceStep, Wiring
+from edge_cnnlstm.runtime.device_step import DeviceStep
 from edge_cnnlstm.runtime.device_times import DeviceTimes
 from edge_cnnlstm.runtime.optional import is_installed
 from edge_cnnlstm.runtime.proof import prove
+from edge_cnnlstm.runtime.wiring import AS_FOUND, Wiring
 from edge_cnnlstm.spec import ModelSpec
 
 log = logging.getLogger(__name__)
