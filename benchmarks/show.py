@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import rich.table
+from rich.console import Console
 from rich.markup import escape
 
 from edge_cnnlstm.cli import console
@@ -18,6 +19,9 @@ INTERVALS = (
 
 
 VALUES = ("median round", "95 % interval")
+MOST_OF_A_NUMBER = 32
+"""Characters of a cell that stays on one line; a longer one is prose."""
+PADDING = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +109,7 @@ def print_section(section: Section, report: dict[str, Any]) -> None:
     for name, why in section.missing.items():
         console.console.print(f"[yellow]missing[/] {escape(name)}: {escape(why)}", highlight=False, soft_wrap=True)
     for table in section.tables:
-        console.output.print(_for_terminal(table), highlight=False)
+        _print_whole(table)
     for note in section.notes:
         console.output.print(f"- {escape(note)}", highlight=False)
     for word, meaning in conditions(report):
@@ -113,14 +117,20 @@ def print_section(section: Section, report: dict[str, Any]) -> None:
     console.output.print(report["command"], highlight=False, markup=False, soft_wrap=True)
 
 
-def _for_terminal(table: Table) -> rich.table.Table:
-    first, *others = table.columns
-    shown = rich.table.Table(first, title=table.title, caption=table.caption or None, caption_justify="left")
-    for column in others:
-        shown.add_column(column, justify="right")
+def _print_whole(table: Table) -> None:
+    """Print a table as wide as its numbers need: a number that is cut off is no number."""
+    shown = rich.table.Table(title=table.title, caption=table.caption or None, caption_justify="left")
+    needed = len(table.columns) + 1
+    for place, column in enumerate(table.columns):
+        longest = max(len(cell) for cell in (column, *(row[place] for row in table.rows)))
+        least = min(longest, MOST_OF_A_NUMBER)
+        shown.add_column(
+            column, justify="right" if place else "left", no_wrap=longest <= MOST_OF_A_NUMBER, min_width=least
+        )
+        needed += least + PADDING
     for row in table.rows:
         shown.add_row(*(_coloured(cell) for cell in row))
-    return shown
+    Console(width=max(needed, console.output.width)).print(shown, highlight=False, crop=False)
 
 
 def _coloured(cell: str) -> str:
