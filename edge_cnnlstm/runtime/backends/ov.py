@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -65,6 +65,11 @@ class OpenVinoBackend:
         self._check_signature(compiled)
         # One request per direction of the ping-pong. They share the arrays, which self keeps alive.
         self._requests = [self._request(openvino, compiled, side) for side in (0, 1)]
+        # What its class adds to the base looks at inputs and wraps outputs, which are in these arrays: 7 µs a step.
+        (base,) = openvino.InferRequest.__bases__
+        self._runs = [
+            partial(base.infer, each, {}, share_outputs=True, decode_strings=False) for each in self._requests
+        ]
 
     def infer(self) -> Arrays:
         self.rehearse()
@@ -72,10 +77,10 @@ class OpenVinoBackend:
         return self._outputs
 
     def rehearse(self) -> None:
-        if not self._requests:
+        if not self._runs:
             raise ClosedError("a closed backend", expected="an open one", fix="open the bundle again")
         try:
-            self._requests[self.state.side].infer(share_outputs=True)
+            self._runs[self.state.side]()
         except Exception as error:  # as above
             raise BackendError(
                 f"OpenVINO failed during a step: {' '.join(str(error).split())}",
@@ -84,7 +89,7 @@ class OpenVinoBackend:
             ) from error
 
     def close(self) -> None:
-        self._requests = []
+        self._requests, self._runs = [], []
         self.state.release()
 
     def _inputs(self, side: int) -> dict[str, NDArray[Any]]:
