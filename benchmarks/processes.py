@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,8 @@ from edge_cnnlstm.errors import BackendError, EdgeError
 ROOT = Path(__file__).parents[1]
 SETTLE_S = 0.1
 """Seconds between turns: ONNX Runtime's idle threads spin for 30 ms before they sleep, on cores that others need."""
+UNDISTURBED = 0.95
+"""The least share of its turn for which a process has a core where nothing else runs."""
 Message = dict[str, Any]
 Turn = Callable[[Message], Message]
 """Answers a request."""
@@ -127,7 +129,8 @@ def serve(opened: Callable[..., tuple[Message, Turn]]) -> None:
     """Be a worker's process: `opened` gets the words, returns what to say when ready, and what takes a turn.
 
     An EdgeError while opening is said as the refusal; one in a turn ends the process. The collector is off, and runs
-    between turns. Each answer gets `waiting_cpu_s`: CPU seconds that the process burnt while others had their turns.
+    between turns. Each answer gets `waiting_cpu_s`: CPU seconds that the process burnt while others had their turns, and
+    `had_core`: its CPU time over the time of its turn.
     """
     with _answers() as out:
         try:
@@ -141,11 +144,12 @@ def serve(opened: Callable[..., tuple[Message, Turn]]) -> None:
         for line in sys.stdin:
             waiting = time.process_time() - slept
             gc.collect()
+            had = Cost()
             try:
                 found = turn(json.loads(line))
             except EdgeError as error:
                 sys.exit(" ".join(error.found.split()))
-            _say(out, found | {"waiting_cpu_s": round(waiting, 4)})
+            _say(out, found | {"waiting_cpu_s": round(waiting, 4), "had_core": round(had.share(), 3)})
             slept = time.process_time()
 
 
@@ -192,6 +196,21 @@ def take_turns(
                 advance(worker.name)
             order.append([worker.name for worker in shuffled])
     return Turns(answers, order, {worker.name: said[worker.name] for worker in running}, refused)
+
+
+def disturbance(turns: Mapping[str, Sequence[Message]]) -> str | None:
+    """Say which case, of those that one thread runs back to back, other programs kept from its core the most.
+
+    None where nobody was kept from it for long.
+    """
+    least = {name: min(answer["had_core"] for answer in answers) for name, answers in turns.items() if answers}
+    worst = min(least, key=least.__getitem__, default="")
+    if not worst or least[worst] >= UNDISTURBED:
+        return None
+    return (
+        f"Other programs were running: in one of its turns {worst} had a core for {least[worst]:.0%} of the time. Tails are "
+        "too long, and long calls, such as windows, suffer more than short ones."
+    )
 
 
 def resident_bytes() -> int:

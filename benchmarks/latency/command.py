@@ -15,7 +15,7 @@ from benchmarks.latency.compare import compared
 from benchmarks.latency.early_stopping import samples_needed
 from benchmarks.latency.figures import figures, measured
 from benchmarks.latency.show import section
-from benchmarks.processes import Message, Turns, Worker, take_turns
+from benchmarks.processes import Message, Turns, Worker, disturbance, take_turns
 from benchmarks.progress import bar
 from benchmarks.record import keep, recording
 from benchmarks.show import print_section
@@ -119,6 +119,20 @@ def results(path: Path, cases: Sequence[Case], plan: Plan) -> dict[str, Any]:
         "cases": [one.model_dump() for one in found.values()],
         "order": [{"loop": loop, "cases": order} for loop, order in zip(agenda, turns.order, strict=True)],
         "skipped": turns.refused,
+        "disturbances": [kept] if (kept := disturbance(_alone(cases, turns, agenda))) else [],
+    }
+
+
+def _alone(cases: Sequence[Case], turns: Turns, agenda: Sequence[str]) -> dict[str, list[Message]]:
+    """Return the answers of cases that one thread ran back to back."""
+    return {
+        case.name: [
+            answer
+            for answer, loop in zip(turns.answers[case.name], agenda, strict=True)
+            if loop in ("closed", "window")
+        ]
+        for case in cases
+        if case.threads == 1 and case.name in turns.answers
     }
 
 

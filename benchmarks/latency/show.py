@@ -56,7 +56,9 @@ def section(report: dict[str, Any], *, drawn: bool = True) -> Section:
     comparison = [] if found.comparison is None else _comparison(found.comparison)
     tables = [*comparison, figures_table(report), _percentiles(found), _confident(found), _stages(found)]
     pictures = _pictures(found) if drawn and find_spec("matplotlib") is not None else []
-    return Section("Latency", tables, pictures, [*_notes(found), *_unseen(report)], report["skipped"])
+    return Section(
+        "Latency", tables, pictures, [*report["disturbances"], *_notes(found), *_unseen(report)], report["skipped"]
+    )
 
 
 def _pictures(report: Report) -> list[Picture]:

@@ -17,7 +17,7 @@ from benchmarks.peers.ours import OURS, OWN, UNTUNED, WINDOW, WINDOW_FRAMES
 from benchmarks.peers.peer import Material, Peer
 from benchmarks.peers.prepared import prepare, without_folders
 from benchmarks.peers.worker import Job
-from benchmarks.processes import Message, Turns, Worker, take_turns
+from benchmarks.processes import Message, Turns, Worker, disturbance, take_turns
 from benchmarks.progress import bar
 from edge_cnnlstm.bundle import format as bundle_format
 from edge_cnnlstm.cli import console
@@ -65,6 +65,7 @@ class Comparison:
         self._peers = [peer for peer in peers if peer.name in self._paths]
         self.chosen: dict[int, Candidate] = {}
         self.order: dict[str, list[list[str]]] = {}
+        self.disturbances: list[str] = []
         self._accuracy: dict[str, Accuracy] = {}
 
     def closed(self, threads: int) -> list[Closed]:
@@ -72,6 +73,8 @@ class Comparison:
         peers = [peer for peer in self._peers if peer not in AS_USED]
         jobs = [self._own(name, threads) for name in ours.CLOSED] + [self._job(peer, threads) for peer in peers]
         turns = self._take_turns(f"back to back, {counted(threads)}", jobs, {"steps": self._plan.steps})
+        if threads == 1 and (kept := disturbance(turns.answers)) is not None:
+            self.disturbances.append(kept)
         hows = dict.fromkeys(ours.CLOSED, "Stream.step") | {WINDOW: f"reset, {WINDOW_FRAMES} steps, one answer"}
         hows |= {peer.name: peer.settings for peer in peers}
         return [
@@ -169,4 +172,5 @@ def compare(material: Material, plan: Plan, peers: Sequence[Peer], folder: Path)
         "paced": [asdict(case) for case in paced],
         "order": comparison.order,
         "missing": comparison.missing,
+        "disturbances": comparison.disturbances,
     }

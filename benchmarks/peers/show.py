@@ -50,7 +50,8 @@ def section(report: dict[str, Any]) -> Section:
         tables.append(_paced(report["paced"]))
     tables.append(_settings(report))
     told = report["plan"] | {"rollout": f"{report['rollout']['frames']:,}", "waiting": _waiting(report)}
-    return Section("Peers", tables, _pictures(report), [note.format(**told) for note in NOTES], report["missing"])
+    notes = [*report["disturbances"], *(note.format(**told) for note in NOTES)]
+    return Section("Peers", tables, _pictures(report), notes, report["missing"])
 
 
 def groups(report: dict[str, Any]) -> list[tuple[int, list[Case]]]:
