@@ -10,7 +10,7 @@ from edge_cnnlstm.bundle import format as bundle_format
 from edge_cnnlstm.errors import BackendError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import fx, nn
 
 PROGRAM = "step.pte"
 STATED = "XnnpackPartitioner, frames normalised outside of the call; docs.pytorch.org/executorch, XNNPACK"
@@ -37,21 +37,22 @@ def _quantized(step: nn.Module, material: Material) -> nn.Module:
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
     from benchmarks.peers.engines.network import convertible_feeds, quietly
-    from edge_cnnlstm.training.model import LstmCell
 
     steps = convertible_feeds(bundle_format.read(material.bundle))
-    asked = get_symmetric_quantization_config(is_per_channel=True)
-    quantizer = XNNPACKQuantizer().set_global(asked)
-    for name, module in step.named_modules():
-        if isinstance(module, LstmCell):
-            # What the memory adds up and multiplies stays in FP32, or its errors would grow with every step.
-            quantizer.set_module_name(name, None).set_module_name(f"{name}.gates", asked)
+    quantizer = XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
+    quantizer.set_filter_function(_not_summed_up)
     with quietly(), torch.no_grad():
         observed: Any = prepare_pt2e(torch.export.export(step, steps[0]).module(), quantizer)
         for inputs in steps:
             observed(*inputs)
         quantized: nn.Module = convert_pt2e(observed)
     return quantized
+
+
+def _not_summed_up(node: fx.Node) -> bool:
+    """Return whether a node is anything but a cell's own arithmetic, which stays in FP32, or errors would add up."""
+    modules = list(node.meta.get("nn_module_stack", {}).values())
+    return not (modules and str(modules[-1][1]).endswith("LstmCell"))
 
 
 def _lowered(step: nn.Module, material: Material, folder: Path) -> Path:
