@@ -44,9 +44,12 @@ def opened(material: Material, tmp_path: Path) -> Opened:
     return opened
 
 
+# What compilers say about their own parts, when they are imported, is no concern of ours.
+SLOW = (pytest.mark.slow, pytest.mark.filterwarnings("ignore"))
+
+
 @pytest.mark.parametrize(
-    "peer",
-    [pytest.param(one, marks=() if one.name in QUICK else pytest.mark.slow, id=one.name) for one in PEERS],
+    "peer", [pytest.param(one, marks=() if one.name in QUICK else SLOW, id=one.name) for one in PEERS]
 )
 def test_a_peer_follows_the_golden_rollout_of_fp32(peer: Peer, opened: Opened, material: Material) -> None:
     bundle = bundle_format.read(material.bundle)
