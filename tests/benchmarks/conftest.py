@@ -93,7 +93,14 @@ def nano(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def untrained(layers: int) -> CnnLstm:
-    """Return a nano network whose memory and answers move with every frame, as those of new weights hardly do."""
+    """Return a nano network as it is exported, whose memory and answers move with every frame."""
+    from export.trace import fold
+
+    return fold(unfolded(layers))
+
+
+def unfolded(layers: int) -> CnnLstm:
+    """Return the same as it is trained; new weights would hardly move its memory, so they are made larger."""
     import torch
 
     from edge_cnnlstm.training.config import preset_config
@@ -107,7 +114,7 @@ def untrained(layers: int) -> CnnLstm:
         network.see(torch.randint(0, 256, (4, 64, 64, 3), dtype=torch.uint8))
         for weights in (*network.cells.parameters(), *network.heads.parameters()):
             weights.mul_(1.5)
-    return fold(network.eval())
+    return network.eval()
 
 
 def frames() -> NDArray[np.uint8]:
