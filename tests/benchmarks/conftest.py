@@ -105,7 +105,6 @@ def unfolded(layers: int) -> CnnLstm:
 
     from edge_cnnlstm.training.config import preset_config
     from edge_cnnlstm.training.data.occluded_digits import HEADS
-    from edge_cnnlstm.training.fold import fold
     from edge_cnnlstm.training.model import CnnLstm
 
     torch.manual_seed(0)
