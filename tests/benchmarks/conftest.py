@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,14 +38,6 @@ GRAPHS = (
 )
 
 Make = Callable[..., Path]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _what_was_imported_is_no_garbage() -> Iterator[None]:
-    """Spare each turn, which collects before it measures, the million objects of torch: 0.4 s."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture
