@@ -46,6 +46,9 @@ DtScript = Callable[[Pixels, Arrays, float], tuple[Arrays, Arrays]]
 Once = Callable[[str, Callable[[Path], None]], Path]
 """(name, what fills a folder) → the folder of that name."""
 
+for measure in ("COLUMNS", "LINES"):
+    os.environ.pop(measure, None)  # readline tells pytest-xdist's processes of a terminal, and rich would believe it
+
 settings.register_profile("reproducible", deadline=None, derandomize=True, database=None)
 settings.load_profile("reproducible")
 

@@ -249,11 +249,14 @@ def test_an_error_ends_the_process_with_its_message_and_exit_code_1() -> None:
     assert "Traceback" not in result.stderr
 
 
-def test_export_refuses_too_few_clips_to_calibrate_on_and_leaves_nothing(tmp_path: Path, refusal: Refusal) -> None:
+def test_export_refuses_too_few_clips_to_calibrate_on_and_leaves_nothing(
+    tmp_path: Path, refusal: Refusal, caplog: pytest.LogCaptureFixture
+) -> None:
     from edge_cnnlstm.training import run
     from edge_cnnlstm.training.recipe import load_recipe
     from export.__main__ import app
 
+    caplog.set_level(logging.WARNING, "edge_cnnlstm.gpu")  # and back again: the command turns it down for good
     run.train(load_recipe("occluded-digits", [*QUICK[1::2], "model.layers=0"]), tmp_path / "flat", progress=False)
 
     heard = refusal(tmp_path / "flat", "-o", tmp_path / "out.edge", app=app)
