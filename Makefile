@@ -22,9 +22,9 @@ demo: $(VENV)/demo
 	    --predictions $(RUN)/predictions.jsonl --summary $(RUN)/stream.json
 	$(BIN)/edge-cnnlstm report $(RUN)
 
-# CI sets CI, and runs the slow ones too.
+# CI sets CI, and runs the slow ones too. Each process has a core, so torch needs no second thread.
 test: lint
-	$(BIN)/python -m pytest $(if $(CI),,-m "not slow") $(PYTEST)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(if $(CI),,-m "not slow") $(PYTEST)
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .

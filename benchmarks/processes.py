@@ -129,7 +129,7 @@ def serve(opened: Callable[..., tuple[Message, Turn]]) -> None:
     """Be a worker's process: `opened` gets the words, returns what to say when ready, and what takes a turn.
 
     An EdgeError while opening is said as the refusal; one in a turn ends the process. The collector is off, and runs
-    between turns. Each answer gets `waiting_cpu_s`, the CPU seconds that the process burnt while others had their turns,
+    between turns. Each answer gets `waiting_cpu_s`, CPU seconds that the process burnt while others had their turns;
     and `had_core`, its CPU time over the time of its turn.
     """
     with _answers() as out:
@@ -208,8 +208,8 @@ def disturbance(turns: Mapping[str, Sequence[Message]]) -> str | None:
     if not worst or least[worst] >= UNDISTURBED:
         return None
     return (
-        f"Other programs were running: in one of its turns {worst} had a core for {least[worst]:.0%} of the time. Tails "
-        "are too long, and long calls, such as windows, suffer more than short ones."
+        f"Other programs were running: in one of its turns {worst} had a core for {least[worst]:.0%} of the time. "
+        "Tails are too long, and long calls, such as windows, suffer more than short ones."
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -41,6 +43,12 @@ MOST_MISSED = 16
 DtScript = Callable[[Pixels, Arrays, float], tuple[Arrays, Arrays]]
 """(pixels, state by input name, seconds since the last frame) → (outputs by name, new state by input name)."""
 
+Once = Callable[[str, Callable[[Path], None]], Path]
+"""(name, what fills a folder) → the folder of that name."""
+
+for measure in ("COLUMNS", "LINES"):
+    os.environ.pop(measure, None)  # readline tells pytest-xdist's processes of a terminal, and rich would believe it
+
 settings.register_profile("reproducible", deadline=None, derandomize=True, database=None)
 settings.load_profile("reproducible")
 
@@ -51,6 +59,34 @@ def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imports_are_no_garbage() -> Iterator[None]:
+    """Spare whoever collects garbage the million objects that importing torch has made: 0.4 s each time."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """Return what makes a folder once for all processes of this run: the first to ask makes it, the others wait."""
+    own = tmp_path_factory.getbasetemp()
+    root = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+    def made(name: str, make: Callable[[Path], None]) -> Path:
+        from filelock import FileLock
+
+        folder, unfinished = root / name, root / f"{name}-{own.name}"
+        with FileLock(root / f"{name}.lock"):
+            if not folder.exists():
+                unfinished.mkdir()
+                make(unfinished)
+                unfinished.rename(folder)
+        return folder
+
+    return made
 
 
 @pytest.fixture(scope="session")
@@ -302,15 +338,18 @@ def _sigmoid(values: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 @pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkpoint(once: Once) -> Path:
     """A nano network trained for a few seconds: enough for its activations to have a shape worth calibrating."""
-    from edge_cnnlstm.training import run
-    from edge_cnnlstm.training.recipe import load_recipe
 
-    folder = tmp_path_factory.mktemp("trained") / "checkpoint"
-    stages = "fit.stages=[{epochs=2, frames=3, batch=48}, {epochs=3, batch=24}]"
-    run.train(load_recipe("occluded-digits", ["data.clips=144", "data.held_out=64", stages]), folder, progress=False)
-    return folder
+    def train(folder: Path) -> None:
+        from edge_cnnlstm.training import run
+        from edge_cnnlstm.training.recipe import load_recipe
+
+        stages = "fit.stages=[{epochs=2, frames=3, batch=48}, {epochs=3, batch=24}]"
+        recipe = load_recipe("occluded-digits", ["data.clips=144", "data.held_out=64", stages])
+        run.train(recipe, folder / "checkpoint", progress=False)
+
+    return once("trained", train) / "checkpoint"
 
 
 @pytest.fixture(scope="session")
@@ -331,11 +370,24 @@ def trained(checkpoint: Path) -> CnnLstm:
 
 
 @pytest.fixture(scope="session")
-def exported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(checkpoint: Path, once: Once) -> Path:
     """The bundle that `python -m export` makes of the trained network."""
-    bundle = tmp_path_factory.mktemp("exported") / "digits.edge"
-    few = ["--clips", "4", "--validation-clips", "16", "--sensitivity-clips", "2", "--steps", "128", "--budget", "1"]
-    command = [sys.executable, "-m", "export", checkpoint, "-o", bundle, *few]
-    made = subprocess.run([*map(str, command)], capture_output=True, text=True, cwd=ROOT, check=False)
-    assert made.returncode == 0, made.stdout + made.stderr
-    return bundle
+
+    def export(folder: Path) -> None:
+        few = [
+            "--clips",
+            "4",
+            "--validation-clips",
+            "16",
+            "--sensitivity-clips",
+            "2",
+            "--steps",
+            "128",
+            "--budget",
+            "1",
+        ]
+        command = [sys.executable, "-m", "export", checkpoint, "-o", folder / "digits.edge", *few]
+        made = subprocess.run([*map(str, command)], capture_output=True, text=True, cwd=ROOT, check=False)
+        assert made.returncode == 0, made.stdout + made.stderr
+
+    return once("exported", export) / "digits.edge"

@@ -18,6 +18,7 @@ from edge_cnnlstm.bundle.manifest import FORMAT_VERSION, Graph, Manifest
 from edge_cnnlstm.runtime.backends.ort import OnnxRuntimeBackend
 from edge_cnnlstm.runtime.proof import replay
 from edge_cnnlstm.spec import BATCH, HeadSpec, ModelSpec, StatePair, TensorSpec
+from tests.conftest import Once
 
 if TYPE_CHECKING:
     from edge_cnnlstm.training.model import CnnLstm
@@ -57,8 +58,13 @@ def make_bundle(tmp_path: Path) -> Make:
 
 
 @pytest.fixture(scope="session")
-def nano(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def nano(once: Once) -> Path:
     """A bundle of an untrained nano network: FP32 and int8 in both dialects, over eight frames with a reset."""
+    return once("nano", write_nano) / "nano.edge"
+
+
+def write_nano(folder: Path) -> None:
+    """Write the bundle into a folder."""
     from edge_cnnlstm.training.data.occluded_digits import Scene, held_out_clip
     from edge_cnnlstm.training.spec_of import spec_of
     from export.graphs import export_step
@@ -86,15 +92,13 @@ def nano(tmp_path_factory: pytest.TempPathFactory) -> Path:
     expected |= {pair.output: course[pair.output][0] for pair in spec.states}
     rollout = Golden(seen, golden.resets, {graph.name: expected for graph in graphs})
     members = {graph.file: content[graph.name].SerializeToString() for graph in graphs}
-    path = tmp_path_factory.mktemp("nano") / "nano.edge"
     manifest = Manifest(FORMAT_VERSION, "nano", spec, graphs, {}, {})
-    bundle_format.write(path, manifest, members | {bundle_format.GOLDEN: dump(rollout)})
-    return path
+    bundle_format.write(folder / "nano.edge", manifest, members | {bundle_format.GOLDEN: dump(rollout)})
 
 
 def untrained(layers: int) -> CnnLstm:
     """Return a nano network as it is exported, whose memory and answers move with every frame."""
-    from export.trace import fold
+    from edge_cnnlstm.training.fold import fold
 
     return fold(unfolded(layers))
 

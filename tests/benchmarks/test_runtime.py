@@ -195,9 +195,10 @@ def test_every_pace_times_every_frame_after_the_warm_up(
 ) -> None:
     monkeypatch.setattr(paced, "RATE", 200.0)
     monkeypatch.setattr(paced, "CLOSED_TIMES", 1)
-    found = paced.main(str(tiny_bundle), kind, "onnxruntime", "tiny", "6")
-    dropped = 6 - found["samples"]
-    assert dropped == 0 or (kind in ("ours", "untuned") and 0 < dropped < 6)
+    frames = 200  # a fifth of a second, of which a busy machine gives us a part
+    found = paced.main(str(tiny_bundle), kind, "onnxruntime", "tiny", str(frames))
+    dropped = frames - found["samples"]
+    assert dropped == 0 or (kind in ("ours", "untuned") and 0 < dropped < frames)
     assert found["core_share"] > 0
 
 

@@ -19,7 +19,7 @@ from export.operators import operators, optimized_operators
 from export.parity import prove_graph
 from export.precisions import FP32, Precision
 from export.rollout import Course, OnnxSteps, torch_course
-from tests.export.test_lowering import frames_like, lowered, with_backbone
+from tests.export.test_lowering import frames_like, lowered, traced, with_backbone
 
 STREAMS = 3
 MEMORY = {"h_next", "c_next"}
@@ -92,7 +92,7 @@ def check_is_for_any_batch(graph: onnx.ModelProto) -> None:
 )
 def test_with_one_stream_engines_get_what_was_traced_for_one(preset: str) -> None:
     for name, network in lowered(preset).items():
-        graph, spec = export_step(network), spec_of(network)
+        graph, spec = traced(preset, name), spec_of(network)
         static = export_module(StepModule(network), spec)
 
         check_is_for_any_batch(graph)
@@ -109,7 +109,7 @@ def test_each_stream_of_a_batch_is_answered_as_if_it_were_alone(changes: dict[st
     networks = lowered("reference", **changes)
     for name in ("fp32", "fp16_tensorrt", "int8_tensorrt", "int8_onnxruntime"):
         network = networks[name]
-        graph, spec = export_step(network), spec_of(network)
+        graph, spec = traced("reference", name, **changes), spec_of(network)
         frames, resets = at_random(6, network)
 
         check_is_for_any_batch(graph)

@@ -68,6 +68,12 @@ def lowered(preset: str, heads: tuple[HeadConfig, ...] = HEADS, **changes: objec
     return found | {"fp32": folded}
 
 
+@cache
+def traced(preset: str, name: str, **changes: object) -> onnx.ModelProto:
+    """The step of such a network in one precision."""
+    return export_step(lowered(preset, **changes)[name])
+
+
 def with_backbone(module: type[nn.Module]) -> CnnLstm:
     torch.manual_seed(0)
     backbone = {"kind": "module", "module": f"{module.__module__}:{module.__name__}"}
@@ -156,7 +162,7 @@ EVERY_PRESET = [
 def test_onnx_runtime_computes_every_layer_of_the_cpu_dialect_in_integers(preset: str) -> None:
     network = lowered(preset)["int8_onnxruntime"]
 
-    found = optimized_operators(export_step(network))
+    found = optimized_operators(traced(preset, "int8_onnxruntime"))
 
     layers = quantized_layers(quantizable(fold(CnnLstm(network.config).eval())))
     gates = sum(".gates_" in name for name in layers)
@@ -207,7 +213,7 @@ def test_tensorrt_builds_every_precision_with_its_int8_weights_as_they_are(prese
     for name, network in networks.items():
         if name.endswith("onnxruntime"):
             continue
-        graph = export_step(network)
+        graph = traced(preset, name)
 
         built = build(graph, name, network)
         many = build_plan(graph.SerializeToString(), name, Configuration(8), watch=memory, ahead_of_time=True)
@@ -227,7 +233,7 @@ def test_tensorrt_builds_the_rows_of_an_image_and_a_network_without_memory() -> 
     for changes in ({"scan": "rows"}, {"layers": 0}):
         networks = lowered("reference", **changes)
         network, split = networks["int8_tensorrt"], quantizable(networks["fp32"])
-        graph = export_step(network)
+        graph = traced("reference", "int8_tensorrt", **changes)
         check_quantizers(graph, split, candidates(quantized_layers(split))["int8_tensorrt"])
 
         assert [value.name for value in graph.graph.input] == ["frame"]

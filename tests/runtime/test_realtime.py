@@ -151,6 +151,12 @@ def test_the_collector_would_run_were_it_not_kept_off() -> None:
     assert heard
 
 
+@pytest.fixture
+def nothing_frozen() -> None:
+    gc.unfreeze()  # what spares all tests long collections, and would pass for what a loop froze
+
+
+@pytest.mark.usefixtures("nothing_frozen")
 @pytest.mark.parametrize("enabled", [True, False])
 @pytest.mark.parametrize("error", [None, ZeroDivisionError, KeyboardInterrupt])
 def test_the_collector_does_not_run_in_the_loop_and_is_as_before_afterwards(
@@ -173,6 +179,7 @@ def test_the_collector_does_not_run_in_the_loop_and_is_as_before_afterwards(
     assert gc.get_freeze_count() == 0
 
 
+@pytest.mark.usefixtures("nothing_frozen")
 def test_of_two_loops_the_last_one_lets_the_collector_run_again() -> None:
     first, second = CALM.loop(), CALM.loop()
     first.__enter__()

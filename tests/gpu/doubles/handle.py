@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import ModuleType
@@ -184,13 +185,14 @@ def fresh() -> Iterator[Double]:
 
     At its end everything must have been given back.
     """
+    strangers = set(threading.enumerate())
     with chosen() as double, pytest.MonkeyPatch.context() as patch:
         double.install(lambda name, module: patch.setitem(sys.modules, name, module))
         forget_found()
         try:
             yield double
         finally:
-            end_of_process()
+            end_of_process(strangers)
             forget_found()
 
 
@@ -207,9 +209,12 @@ def forget_found() -> None:
     capture.load_bindings.cache_clear()
 
 
-def end_of_process() -> None:
-    """Do what the interpreter does when it exits."""
+def end_of_process(strangers: set[threading.Thread]) -> None:
+    """Do what the interpreter does when it exits; of threads that other tests left, that process knows nothing."""
     if context.gpu.cache_info().currsize:
         found = context.gpu()
         atexit.unregister(found._at_exit)
-        found._at_exit()
+        own = [thread for thread in threading.enumerate() if thread not in strangers]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(threading, "enumerate", lambda: own)
+            found._at_exit()
