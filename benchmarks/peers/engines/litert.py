@@ -20,7 +20,10 @@ from edge_cnnlstm.spec import ModelSpec
 Views = dict[str, Callable[[], NDArray[Any]]]
 STATED = "interpreter with XNNPACK, frames normalised outside of the call; ai.google.dev/edge/litert, LiteRT Torch"
 IMAGES = ("CONV_2D", "DEPTHWISE_CONV_2D", "MAX_POOL_2D", "PAD")
-CONVERTER = "litert-torch==0.10.0 litert-converter==0.5.0 xdsl==0.28.0 jax lark fire kagglehub transformers"
+CONVERTER = (
+    "litert-torch==0.10.0 litert-converter==0.5.0 xdsl==0.28.0 jax jaxlib jaxtyping lark opt_einsum wadler-lindig "
+    "multipledispatch ordered-set termcolor fire tabulate kagglehub transformers tokenizers torchao"
+)
 
 
 class Interpreted:
