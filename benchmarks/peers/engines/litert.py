@@ -89,7 +89,7 @@ def _fp32(material: Material, folder: Path) -> Path:
         raise DependencyError(
             f"litert-torch is missing ({error}): it requires xdsl 0.28, which requires typing-extensions below 4.13, "
             "which this project's other packages are too new for",
-            expected="litert-torch beside torch 2.13, whose bounds it runs outside of",
+            expected="litert-torch, which works all the same beside newer typing-extensions",
             fix=f"pip install --no-deps {CONVERTER}",
         ) from error
     path = folder / "fp32.tflite"
