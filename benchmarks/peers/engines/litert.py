@@ -20,7 +20,10 @@ from edge_cnnlstm.spec import ModelSpec
 Views = dict[str, Callable[[], NDArray[Any]]]
 STATED = "interpreter with XNNPACK, frames normalised outside of the call; ai.google.dev/edge/litert, LiteRT Torch"
 IMAGES = ("CONV_2D", "DEPTHWISE_CONV_2D", "MAX_POOL_2D", "PAD")
-CONVERTER = "litert-torch==0.10.0 litert-converter==0.5.0 xdsl==0.28.0 jax lark fire kagglehub transformers"
+CONVERTER = (
+    "litert-torch==0.10.0 litert-converter==0.5.0 xdsl==0.28.0 jax jaxlib jaxtyping lark opt_einsum wadler-lindig "
+    "multipledispatch ordered-set termcolor fire tabulate kagglehub transformers tokenizers torchao"
+)
 
 
 class Interpreted:
@@ -86,7 +89,7 @@ def _fp32(material: Material, folder: Path) -> Path:
         raise DependencyError(
             f"litert-torch is missing ({error}): it requires xdsl 0.28, which requires typing-extensions below 4.13, "
             "which this project's other packages are too new for",
-            expected="litert-torch beside torch 2.13, whose bounds it runs outside of",
+            expected="litert-torch, which works all the same beside newer typing-extensions",
             fix=f"pip install --no-deps {CONVERTER}",
         ) from error
     path = folder / "fp32.tflite"
