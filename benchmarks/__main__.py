@@ -16,13 +16,17 @@ from rich.table import Table
 
 from benchmarks import machine
 from benchmarks.agreement.command import agreement
+from benchmarks.bench.command import bench
 from benchmarks.bundle import identity
 from benchmarks.device.command import device
 from benchmarks.engines.command import engines
-from benchmarks.latency import SAMPLES_FOR_P99, SCHEMA_VERSION, WARM_UP_FRAMES, Advance, Case, Plan, Result, percentile
+from benchmarks.latency import SAMPLES_FOR_P99, SCHEMA_VERSION, WARM_UP_FRAMES, Advance, Case, Plan, Result
 from benchmarks.latency import run as run_latency
 from benchmarks.memory.command import memory
+from benchmarks.record import read, write_page
 from benchmarks.runtime.command import runtime
+from benchmarks.statistics import percentile
+from benchmarks.tables import tables
 from benchmarks.training import training
 from edge_cnnlstm.bundle import format as bundle_format
 from edge_cnnlstm.cli import console
@@ -45,12 +49,25 @@ def benchmarks() -> None:
     """Measure: every sample kept, machine and versions beside the numbers."""
 
 
+app.command()(bench)
 app.command()(agreement)
 app.command()(device)
 app.command()(engines)
 app.command()(memory)
 app.command()(runtime)
 app.command()(training)
+app.command()(tables)
+
+
+@app.command()
+def page(
+    results: Annotated[list[Path], typer.Argument(metavar="RESULT...", help="What suites wrote with -o.")],
+    destination: Annotated[Path, typer.Option("-o", "--output", help="The page: one HTML file.")],
+) -> None:
+    """Draw results again, as a page."""
+    reports = [read(path) for path in results]
+    inner = [found for report in reports for found in report.get("suites", {"": report}).values()]
+    write_page(destination, ", ".join(path.stem for path in results), inner)
 
 
 @app.command()

@@ -1,17 +1,21 @@
-"""A figure, its range, and the goal that it is held against."""
+"""A figure, its interval, and the goal that it is held against."""
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rich.table import Table
+from benchmarks.statistics import interval, percentile
+
+Rounds = Sequence[Sequence[int]]
+"""Samples, turn by turn."""
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """What was measured: `value` from so many `samples`, within a range of `low` to `high` where there is one.
+    """What was measured: `value` from so many `samples`, within an interval of `low` to `high` where there is one.
 
     `goal` is the least that `value` should be, or the most with `at_most`; None for a figure that is only reported.
     """
@@ -36,20 +40,22 @@ class Figure:
         return asdict(self) | {"met": self.met}
 
 
-def table(figures: Sequence[Figure], title: str, headings: tuple[str, str, str], decimals: int = 2) -> Table:
-    """Return figures as a table for a terminal; `headings` name the first column, the value and its range."""
-    name, *numbers = headings
-    shown = Table(name, title=title, caption_justify="left")
-    for heading in (*numbers, "samples", "goal"):
-        shown.add_column(heading, justify="right")
-    for figure in figures:
-        spread = "" if figure.low is None else f"{figure.low:.{decimals}f}–{figure.high:.{decimals}f}"
-        shown.add_row(figure.name, f"{figure.value:.{decimals}f}", spread, f"{figure.samples:,}", _goal(figure))
-    return shown
+def median(
+    name: str, values: Sequence[float], samples: int, goal: float | None = None, *, at_most: bool = True
+) -> Figure:
+    """Return the figure of one value a round: the median round, and its 95 % interval where the rounds suffice."""
+    low, high = interval(values) or (None, None)
+    return Figure(name, statistics.median(values), samples, low, high, goal, at_most)
 
 
-def _goal(figure: Figure) -> str:
-    if figure.goal is None:
-        return ""
-    colour, word = ("green", "met") if figure.met else ("red", "missed")
-    return f"{'≤' if figure.at_most else '≥'} {figure.goal:g} [{colour}]{word}[/]"
+def ratio(
+    name: str, over: Rounds, under: Rounds, percent: float = 50, goal: float | None = None, *, at_most: bool = False
+) -> Figure:
+    """Divide two cases' percentiles within each round: one slow moment of the machine then spoils one round only.
+
+    `samples` are those of the side that has fewer, over all rounds.
+    """
+    pairs = zip(over, under, strict=True)
+    rounds = [percentile(upper, percent) / percentile(lower, percent) for upper, lower in pairs]
+    samples = min(sum(map(len, side)) for side in (over, under))
+    return median(name, rounds, samples, goal, at_most=at_most)

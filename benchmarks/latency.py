@@ -10,7 +10,7 @@ import gc
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import cycle, islice
@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from benchmarks.statistics import percentile
 from edge_cnnlstm.bundle.format import Bundle
 from edge_cnnlstm.bundle.manifest import Graph
 from edge_cnnlstm.errors import BackendError
@@ -148,12 +149,6 @@ def rerun(stream: Stream, window: Sequence[Pixels]) -> Prediction:
     for pixels in window[:-1]:
         advance(stream.backend, pixels)
     return stream.step(window[-1])
-
-
-def percentile(samples: Iterable[int], percent: float) -> int:
-    """Return the smallest sample that `percent` of all samples do not exceed."""
-    ordered = sorted(samples)
-    return ordered[max(1, math.ceil(len(ordered) * percent / 100)) - 1]
 
 
 def ratios(cases: Sequence[Case]) -> list[Ratio]:

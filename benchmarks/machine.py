@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import statistics
 import time
 from dataclasses import dataclass
@@ -44,6 +45,14 @@ def describe() -> Machine:
         governor=provenance.read_text(GOVERNOR),
         clock_ns=_clock_ns(),
     )
+
+
+def slug() -> str:
+    """Return a name for this kind of machine that files and budgets go by, such as "amd-epyc-2-cores-avx512-vnni"."""
+    model = provenance.cpu_model() or platform.machine()
+    words = re.findall(r"[a-z0-9]+", re.sub(r"\(.*?\)|@.*|\bcpu\b|\bprocessor\b", " ", model.lower()))
+    int8 = (provenance.int8_dot() or "no int8 dot").replace(" ", "-").replace("_", "-")
+    return "-".join([*words, str(len(os.sched_getaffinity(0))), "cores", int8])
 
 
 def load_average() -> float:

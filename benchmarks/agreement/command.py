@@ -2,37 +2,29 @@
 
 from __future__ import annotations
 
-import shlex
-import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import asdict
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from benchmarks import goals, machine
 from benchmarks.agreement import course
 from benchmarks.agreement.course import Course
 from benchmarks.agreement.frames import LEAST, stream
-from benchmarks.bundle import identity, reference_of
+from benchmarks.agreement.show import pictures, section
+from benchmarks.bundle import reference_of
 from benchmarks.goals import Figure
+from benchmarks.progress import bar
+from benchmarks.record import keep, recording, write_picture
+from benchmarks.show import print_section
 from edge_cnnlstm.bundle import format as bundle_format
 from edge_cnnlstm.bundle.format import Bundle
-from edge_cnnlstm.cli import console
-from edge_cnnlstm.errors import BackendError
+from edge_cnnlstm.errors import BackendError, ConfigError
 from edge_cnnlstm.runtime.backends.base import Backend
 from edge_cnnlstm.runtime.selection import load_engine
 
-SCHEMA_VERSION = 1
-METHOD = (
-    "One stream without a reset; each graph carries a memory of its own. The last 150 frames are the first 150 again, "
-    "so drift at the end is compared with drift around frame 100 over the same pictures. Ranges are those of tenths of "
-    "the stream, and for drift of all windows of 100 frames."
-)
+MADE_WITH = ("numpy", "onnxruntime")
 
 
 def agreement(
@@ -50,47 +42,44 @@ def agreement(
 ) -> None:
     """Run a bundle's graphs over one long stream: how often they agree with FP32, and how far their memories drift."""
     bundle = bundle_format.read(path)
-    started, begun = datetime.now(timezone.utc).isoformat(timespec="seconds"), time.monotonic()
     reference = reference_of(bundle)
-    with ExitStack() as stack:
+    with ExitStack() as stack, recording("agreement", words(frames, graphs, source, seed), path, MADE_WITH) as report:
         backends, skipped = _open(bundle, reference, graphs, stack)
-        with _progress() as progress:
-            task = progress.add_task("frames", total=frames)
+        with bar("streaming") as started:
+            advance = started(frames)
             seen = stream(bundle.manifest.model, frames, source, seed)
-            courses = course.record(backends, seen, lambda: progress.advance(task))
-    figures = compare(bundle, courses, reference)
-    repeats = command(path, frames, graphs, source, seed)
-    _show(figures, skipped, repeats)
-    if destination is not None:
-        document = {
-            "schema_version": SCHEMA_VERSION,
-            "command": repeats,
-            "started": started,
-            "seconds": round(time.monotonic() - begun, 1),
-            "method": METHOD,
-            "bundle": identity(bundle, path),
+            courses = course.record(backends, seen, lambda: advance("frames"))
+        report |= {
             "frames": len(next(iter(courses[reference].outputs.values()))),
-            "ratios": [figure.document() for figure in figures],
+            "ratios": [figure.document() for figure in compare(bundle, courses, reference)],
             "drift": curves(courses, reference),
             "size": {state: course.curve(size) for state, size in course.sizes(courses[reference]).items()},
             "unrelated": course.unrelated(courses[reference]),
             "skipped": skipped,
-            "machine": asdict(machine.describe()),
-            "versions": machine.versions(),
         }
-        console.write_json(destination, document)
+    print_section(section(report), report)
+    keep(report, destination)
     if picture is not None:
-        from benchmarks.agreement.plot import draw
-
-        draw(courses, reference, picture)
+        write_picture(picture, drawn_of(report))
 
 
-def command(path: Path, frames: int, graphs: list[str] | None, source: str | None, seed: int) -> str:
-    """Return the command that repeats a run, with every option spelled out and no folder of this machine."""
-    words = ["python", "-m", "benchmarks", "agreement", path.name, "--frames", str(frames)]
-    words += [word for name in graphs or () for word in ("--graph", name)]
-    words += ["--seed", str(seed)] if source is None else ["--source", Path(source).name]
-    return shlex.join(words)
+def drawn_of(report: dict[str, Any]) -> bytes:
+    """Return drift as a PNG; raises ConfigError for a network without memory, or without what draws."""
+    drawn = pictures(report)
+    if not drawn:
+        raise ConfigError(
+            "no drift to draw",
+            expected="a network with memory, and matplotlib",
+            fix="leave --picture out, or pip install matplotlib",
+        )
+    return drawn[0].png
+
+
+def words(frames: int, graphs: list[str] | None, source: str | None, seed: int) -> list[str]:
+    """Return the options that repeat a run, every one spelled out and no folder of this machine among them."""
+    chosen = [word for name in graphs or () for word in ("--graph", name)]
+    drawn = ["--seed", str(seed)] if source is None else ["--source", Path(source).name]
+    return ["--frames", str(frames), *chosen, *drawn]
 
 
 def compare(bundle: Bundle, courses: Mapping[str, Course], reference: str) -> list[Figure]:
@@ -145,17 +134,3 @@ def _engine(bundle: Bundle, name: str) -> Backend | str:
         return load_engine(bundle, bundle.manifest.graph(name), "onnxruntime")
     except BackendError as error:
         return error.found
-
-
-def _progress() -> Progress:
-    columns = (TextColumn("streaming"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console.console, transient=True, disable=not console.console.is_terminal)
-
-
-def _show(figures: list[Figure], skipped: dict[str, str], repeats: str) -> None:
-    for name, reason in skipped.items():
-        console.console.print(f"skipped {name}: {reason}", style="yellow", markup=False, highlight=False)
-    table = goals.table(figures, "Against FP32", ("figure", "value", "range"), decimals=4)
-    table.caption = METHOD
-    console.output.print(table, highlight=False)
-    console.output.print(repeats, highlight=False, markup=False, soft_wrap=True)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.device.stand_in import NAME as STAND_IN
-from benchmarks.goals import Figure
-from benchmarks.latency import percentile
+from benchmarks.goals import Figure, median
+from benchmarks.statistics import percentile
 from edge_cnnlstm.runtime.account import SAMPLES
 
 Answers = Sequence[dict[str, Any]]
@@ -106,7 +105,8 @@ def _others(rounds: Rounds, transfer: str) -> list[Figure]:
     for batch in (2, 4, 8, 16, 32):
         if answers := rounds.get(Case(batch, transfer, "graph").name):
             more = [batch * _p50(single) / _p50(many) for single, many in zip(one, answers, strict=True)]
-            found.append(_figure(f"frames a second, {batch} streams ÷ one", more, len(_all(answers, "step_ns"))))
+            frames = len(_all(answers, "step_ns"))
+            found.append(median(f"frames a second, {batch} streams ÷ one", more, frames))
     return found
 
 
@@ -116,7 +116,7 @@ def _times(answers: Answers, goal: float | None) -> list[Figure]:
     for what, name in series.items():
         values = [percentile(answer[name], 50) / 1e3 for answer in answers]
         limit = goal if name == "step_ns" else None
-        found.append(_figure(f"{what}, p50, µs", values, len(_all(answers, name)), limit, at_most=True))
+        found.append(median(f"{what}, p50, µs", values, len(_all(answers, name)), limit))
     steps = _all(answers, "step_ns")
     for tail, least in SAMPLES.items():
         if len(steps) >= least:
@@ -127,18 +127,12 @@ def _times(answers: Answers, goal: float | None) -> list[Figure]:
 
 def _ratio(name: str, over: Answers, under: Answers, series: str = "step_ns", goal: float | None = None) -> Figure:
     ratios = [_p50(upper, series) / _p50(lower, series) for upper, lower in zip(over, under, strict=True)]
-    return _figure(name, ratios, min(len(_all(over, series)), len(_all(under, series))), goal)
+    return median(name, ratios, min(len(_all(over, series)), len(_all(under, series))), goal, at_most=False)
 
 
 def _within(name: str, answers: Answers, over: str, under: str, goal: float) -> Figure:
     ratios = [_p50(answer, over) / _p50(answer, under) for answer in answers]
-    return _figure(name, ratios, len(_all(answers, over)), goal, at_most=True)
-
-
-def _figure(
-    name: str, values: Sequence[float], samples: int, goal: float | None = None, *, at_most: bool = False
-) -> Figure:
-    return Figure(name, statistics.median(values), samples, min(values), max(values), goal, at_most)
+    return median(name, ratios, len(_all(answers, over)), goal)
 
 
 def _p50(answer: dict[str, Any], series: str = "step_ns") -> int:

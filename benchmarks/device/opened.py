@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from benchmarks.device.network import Network
 from benchmarks.device.stand_in import NAME, StandIn
-from benchmarks.runtime.processes import answer
+from benchmarks.processes import answer
 from edge_cnnlstm.bundle import format as bundle_format
 from edge_cnnlstm.errors import BackendError, DependencyError, ExportError
 from edge_cnnlstm.gpu import context, tensorrt

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.device.step import REALTIME, noise, timed, warm_up
-from benchmarks.runtime.processes import answer
+from benchmarks.processes import answer
 from edge_cnnlstm.bundle import format as bundle_format
 from edge_cnnlstm.errors import DependencyError
 from edge_cnnlstm.runtime.backends.base import advance

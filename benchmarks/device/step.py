@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from benchmarks.device.opened import opened
-from benchmarks.runtime.processes import answer
+from benchmarks.processes import answer
 from edge_cnnlstm.errors import BackendError
 from edge_cnnlstm.gpu.block import ALIGNMENT
 from edge_cnnlstm.gpu.capture import load_bindings

@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-import shlex
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import datetime, timezone
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from benchmarks import machine
-from benchmarks.bundle import identity, reference_of
-from benchmarks.engines import forms, operators, peer, show
-from benchmarks.engines.processes import Advance, Bench, Case, Measured, measure
+from benchmarks.bundle import reference_of
+from benchmarks.engines import forms, operators, peer
+from benchmarks.engines.cases import Bench, Case, Measured, measure
+from benchmarks.engines.show import section
 from benchmarks.goals import Figure
-from benchmarks.latency import SAMPLES_FOR_P99, WARM_UP_FRAMES, percentile
-from edge_cnnlstm import provenance
+from benchmarks.latency import WARM_UP_FRAMES
+from benchmarks.progress import bar
+from benchmarks.record import keep, recording
+from benchmarks.show import print_section
+from benchmarks.statistics import dependable, percentile
 from edge_cnnlstm.bundle import format as bundle_format
 from edge_cnnlstm.bundle.format import Bundle
 from edge_cnnlstm.cli import console
 from edge_cnnlstm.errors import BackendError
 
-SCHEMA_VERSION = 1
-MADE_WITH = ("numpy", "onnxruntime", "openvino", "onnx", "edge-cnnlstm")
+MADE_WITH = ("numpy", "onnxruntime", "openvino", "onnx")
 QUICK_ROUNDS = 3
 QUICK_SHARE = 5
 """The peer's forms are timed in turns five times shorter; the fastest is then measured anew, like everyone else."""
@@ -85,32 +83,19 @@ def engines(
     """
     plan = Plan(tuple(threads or (1, 2)), rounds, steps, seed, forms.Goals(goal_engine, goal_ort))
     bundle = bundle_format.read(path)
-    about = {
-        "schema_version": SCHEMA_VERSION,
-        "command": command(path, plan),
-        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "bundle": identity(bundle, path),
-    }
-    host = asdict(machine.describe()) | {"load_before": machine.load_average()}
-    begun = time.monotonic()
-    with TemporaryDirectory() as folder:
-        measured = run(bundle, path, plan, Path(folder))
-    host["load_after"] = machine.load_average()
-    ended = {"seconds": round(time.monotonic() - begun, 1), "machine": host}
-    report = about | ended | {"versions": provenance.versions(*MADE_WITH)} | measured
-    show.show(report)
-    if destination is not None:
-        console.write_json(destination, report)
+    with TemporaryDirectory() as folder, recording("engines", words(plan), path, MADE_WITH) as report:
+        report.update(run(bundle, path, plan, Path(folder)))
+    print_section(section(report), report)
+    keep(report, destination)
 
 
-def command(path: Path, plan: Plan) -> str:
-    """Return the command that repeats a run, with every option spelled out and no folder of this machine."""
-    words = ["python", "-m", "benchmarks", "engines", path.name]
-    words += [word for count in plan.threads for word in ("--threads", str(count))]
-    words += ["--rounds", str(plan.rounds), "--steps", str(plan.steps), "--seed", str(plan.seed)]
+def words(plan: Plan) -> list[str]:
+    """Return the options that repeat a run, every one spelled out."""
+    chosen = [word for count in plan.threads for word in ("--threads", str(count))]
+    chosen += ["--rounds", str(plan.rounds), "--steps", str(plan.steps), "--seed", str(plan.seed)]
     for option, goal in (("--goal-engine", plan.goals.engine), ("--goal-ort", plan.goals.ort)):
-        words += [] if goal is None else [option, str(goal)]
-    return shlex.join(words)
+        chosen += [] if goal is None else [option, str(goal)]
+    return chosen
 
 
 def run(bundle: Bundle, path: Path, plan: Plan, folder: Path) -> dict[str, Any]:
@@ -121,10 +106,10 @@ def run(bundle: Bundle, path: Path, plan: Plan, folder: Path) -> dict[str, Any]:
     reference, missing = reference_of(bundle), dict[str, str]()
     engines_here = forms.installed_engines()
     for engine in set(forms.ENGINES) - set(engines_here):
-        missing[engine] = f"{engine} missing: pip install {engine}"
+        missing[engine] = f"pip install {engine}"
     cases, quantized, failed = forms.bundled(bundle, engines_here, folder), dict[str, Path](), dict[str, str]()
     if find_spec("onnx") is None:
-        missing["peer"] = "onnx missing: pip install onnx"
+        missing["peer"] = "pip install onnx"
     else:
         with console.console.status("quantizing in every form that ONNX Runtime's quantizer knows"):
             quantized, failed = peer.quantize_all(bundle, reference, folder)
@@ -168,20 +153,7 @@ def _run(cases: Sequence[Case], quantized: dict[str, Path], bench: Bench, plan: 
 def _measure(
     cases: Sequence[Case], bench: Bench, rounds: int, steps: int, seed: int, doing: str
 ) -> tuple[list[Measured], list[list[str]], dict[str, str]]:
-    """Measure behind a bar that moves between turns only: its refresh would take time from the cores that are timed."""
-    columns = (
-        TextColumn(f"{doing}, {_threads(bench.threads)}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    shown = console.console.is_terminal
-    with Progress(*columns, console=console.console, auto_refresh=False, transient=True, disable=not shown) as progress:
-
-        def started(turns: int) -> Advance:
-            task = progress.add_task(doing, total=turns)
-            return lambda: progress.update(task, advance=1, refresh=True)
-
+    with bar(f"{doing}, {_threads(bench.threads)}") as started:
         return measure(cases, bench, rounds, steps, seed, started)
 
 
@@ -200,7 +172,7 @@ def _case(measured: Measured, threads: int) -> dict[str, Any]:
         "p50_us": measured.p50_ns / 1e3,
         "p99_us": percentile(samples, 99) / 1e3,
         "samples": len(samples),
-        "enough_for_p99": len(samples) >= SAMPLES_FOR_P99,
+        "enough_for_p99": dependable(samples, "p99"),
         "deviation": measured.deviation,
         "waiting_cpu_s": [round(seconds, 4) for seconds in measured.waiting_cpu_s],
         "samples_ns": measured.rounds,

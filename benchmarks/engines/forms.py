@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks.bundle import reference_of
-from benchmarks.engines.processes import Case, Measured
-from benchmarks.goals import Figure
-from benchmarks.latency import percentile
+from benchmarks.engines.cases import Case, Measured
+from benchmarks.goals import Figure, ratio
 from edge_cnnlstm.bundle.format import Bundle
 from edge_cnnlstm.bundle.manifest import Graph
 
@@ -70,18 +68,10 @@ def figures(measured: Iterable[Measured], goals: Goals, threads: int) -> list[Fi
     pairs += [(name, f"{name.split()[0]} {INT8}", "", None, False) for name in found if TENSORRT in name]
     pairs += [(f"{engine} {CONTROL}", f"{engine} {INT8}", "", None, False) for engine in ENGINES]
     return [
-        compare(f"{over} / {under}{note}{suffix}", found[over], found[under], goal, at_most)
+        ratio(f"{over} / {under}{note}{suffix}", found[over].rounds, found[under].rounds, 50, goal, at_most=at_most)
         for over, under, note, goal, at_most in pairs
         if over in found and under in found
     ]
-
-
-def compare(name: str, over: Measured, under: Measured, goal: float | None = None, at_most: bool = False) -> Figure:
-    """Divide two cases' medians within each round: the median round, and the range of all."""
-    pairs = zip(over.rounds, under.rounds, strict=True)
-    rounds = [percentile(upper, 50) / percentile(lower, 50) for upper, lower in pairs]
-    samples = min(len(over.samples), len(under.samples))
-    return Figure(name, statistics.median(rounds), samples, min(rounds), max(rounds), goal, at_most)
 
 
 def fastest(measured: Iterable[Measured], engine: str, forms: Mapping[str, Path]) -> Case | None:

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.runtime.processes import answer
+from benchmarks.processes import answer
 
 OURS = """
 import sys, edge_cnnlstm, numpy

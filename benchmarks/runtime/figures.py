@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from benchmarks.goals import Figure
+from benchmarks.goals import median as _figure
 
 Answers = Sequence[dict[str, Any]]
 """What one measurement answered, round by round."""
@@ -18,10 +19,6 @@ def figures(rounds: Rounds) -> list[Figure]:
     """Return every figure that the measurements at hand allow."""
     found = _overhead(rounds) + _release(rounds) + _paced(rounds) + _together(rounds) + _soak(rounds)
     return found + _retained(rounds) + _cold(rounds)
-
-
-def _figure(name: str, values: Sequence[float], samples: int, goal: float | None, *, at_most: bool = True) -> Figure:
-    return Figure(name, statistics.median(values), samples, min(values), max(values), goal, at_most)
 
 
 def _over(rounds: Rounds, upper: str, lower: str, value: Callable[[dict[str, Any]], float]) -> list[float]:

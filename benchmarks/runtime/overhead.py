@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.latency import percentile
+from benchmarks.processes import answer
 from benchmarks.runtime import eight
-from benchmarks.runtime.processes import answer
+from benchmarks.statistics import percentile
 from edge_cnnlstm.runtime.backends.ort import OnnxRuntimeBackend
 from edge_cnnlstm.runtime.realtime import Realtime
 from edge_cnnlstm.runtime.stream import Stream

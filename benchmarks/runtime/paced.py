@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.latency import WARM_UP_FRAMES, percentile
-from benchmarks.runtime.processes import Cost, answer
+from benchmarks.latency import WARM_UP_FRAMES
+from benchmarks.processes import Cost, answer
+from benchmarks.statistics import percentile
 from edge_cnnlstm.bundle import format as bundle_format
 from edge_cnnlstm.bundle.format import Bundle
 from edge_cnnlstm.runtime.frame import Frame, Pixels

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from benchmarks.latency import percentile
-from benchmarks.runtime.processes import Cost, answer
+from benchmarks.processes import Cost, answer
+from benchmarks.statistics import percentile
 from edge_cnnlstm.runtime.realtime import OFF, Realtime
 from edge_cnnlstm.runtime.sources.base import Pace
 

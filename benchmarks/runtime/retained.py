@@ -5,7 +5,7 @@ from __future__ import annotations
 import tracemalloc
 from typing import Any
 
-from benchmarks.runtime.processes import answer, resident_bytes
+from benchmarks.processes import answer, resident_bytes
 from edge_cnnlstm.bundle import format as bundle_format
 from edge_cnnlstm.runtime.opening import open_stream
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from itertools import cycle
 from typing import Any
 
-from benchmarks.runtime.processes import Cost, answer, resident_bytes
+from benchmarks.processes import Cost, answer, resident_bytes
 from edge_cnnlstm.bundle import format as bundle_format
 from edge_cnnlstm.runtime.frame import Pixels
 from edge_cnnlstm.runtime.opening import open_stream

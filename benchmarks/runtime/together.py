@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from benchmarks.runtime.processes import answer
+from benchmarks.processes import answer
 from edge_cnnlstm.bundle import format as bundle_format
 from edge_cnnlstm.runtime.opening import open_group, open_stream
 

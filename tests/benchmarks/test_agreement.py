@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,11 +14,11 @@ import pytest
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
+from benchmarks import record
 from benchmarks.__main__ import app
-from benchmarks.agreement import course
+from benchmarks.agreement import command, course
 from benchmarks.agreement.course import Course
 from benchmarks.agreement.frames import LEAST, REPEATED, digits, stream
-from benchmarks.agreement.plot import draw
 from benchmarks.goals import Figure
 from edge_cnnlstm.bundle.manifest import Graph
 from edge_cnnlstm.errors import BackendError, BundleError, ConfigError, DataError, SourceError
@@ -381,14 +382,14 @@ def test_a_run_keeps_everything_and_draws_drift(
 
     assert done.exit_code == 0
     report = json.loads(destination.read_text())
-    assert report["schema_version"] == 1
+    assert report["schema_version"] == 2
     assert report["command"] == f"python -m benchmarks agreement tiny.edge --frames {LEAST} --source images"
     assert report["command"] in done.stdout
     assert str(tmp_path) not in destination.read_text()
     assert report["frames"] == LEAST
     assert list(report["skipped"]) == ["odd"]
     assert "refused" in report["skipped"]["odd"]
-    assert "skipped odd" in done.stderr
+    assert "missing odd: " in done.stderr
     assert [ratio["name"] for ratio in report["ratios"]] == [
         "int8: top-1 agreement of digit",
         *(
@@ -469,33 +470,34 @@ def test_a_stream_too_short_for_its_figures_is_refused(make_bundle: Make) -> Non
 # ---- picture
 
 
-def walk(states: int) -> Course:
-    generator = np.random.default_rng(states)
-    return Course({}, {f"s{index}": generator.normal(size=(LEAST, 3)).astype(np.float32) for index in range(states)})
+def walk(states: int) -> dict[str, Any]:
+    curves = {graph: [[frame, size / frame] for frame in (1, 10, 100)] for graph, size in (("int8", 1), ("twin", 3))}
+    names = [f"s{index}" for index in range(states)]
+    sizes = {state: [[1, 1.0], [100, 2.0]] for state in names}
+    drift = {graph: {state: {"curve": curve} for state in names} for graph, curve in curves.items()}
+    return {"drift": drift, "size": sizes, "unrelated": dict.fromkeys(names, 3.0)}
 
 
-def test_the_picture_has_a_panel_for_each_state(tmp_path: Path) -> None:
-    for states in (1, 2):
-        base = walk(states)
-        near = Course({}, {state: values * np.float32(1.01) for state, values in base.states.items()})
-        draw({"fp32": base, "int8": near, "twin": base}, "fp32", tmp_path / "new" / f"{states}.png")
+def test_the_picture_has_a_panel_for_each_state() -> None:
+    one, two = (
+        cv2.imdecode(np.frombuffer(command.drawn_of(walk(states)), np.uint8), cv2.IMREAD_COLOR) for states in (1, 2)
+    )
 
-    one, two = (cv2.imread(str(tmp_path / "new" / f"{states}.png")) for states in (1, 2))
     assert one is not None
     assert two is not None
     assert two.shape[1] == 2 * one.shape[1]
     assert (one[..., 2].astype(int) - one[..., 1] > 80).sum() > 50
 
 
-@pytest.mark.parametrize("name", ["drift.words", "folder.png", "file/drift.png"])
+@pytest.mark.parametrize("name", ["folder.png", "file/drift.png"])
 def test_a_picture_that_cannot_be_written_is_an_error_of_the_path(name: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "folder.png").mkdir()
 
-    with pytest.raises(ConfigError, match=r"(?s)cannot write .*a writable path ending in \.png"):
-        draw({"fp32": walk(1), "int8": walk(1)}, "fp32", tmp_path / name)
+    with pytest.raises(ConfigError, match=r"(?s)cannot use .*a path that this user may read or write"):
+        record.write_picture(tmp_path / name, command.drawn_of(walk(1)))
 
 
-def test_a_network_without_memory_has_no_picture(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="without memory"):
-        draw({"fp32": walk(0), "int8": walk(0)}, "fp32", tmp_path / "drift.png")
+def test_a_network_without_memory_has_no_picture() -> None:
+    with pytest.raises(ConfigError, match="no drift to draw"):
+        command.drawn_of(walk(0))

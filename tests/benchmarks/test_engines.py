@@ -21,12 +21,15 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from typer.testing import CliRunner
 
+from benchmarks import processes
 from benchmarks.__main__ import app
-from benchmarks.engines import command, forms, peer, processes, worker
+from benchmarks.engines import cases, command, forms, peer, worker
+from benchmarks.engines.cases import Bench, Case, Measured, measure
 from benchmarks.engines.fused import with_lstm_operators
 from benchmarks.engines.operators import count_operators
-from benchmarks.engines.processes import Bench, Case, Measured, Worker, measure
-from benchmarks.latency import SAMPLES_FOR_P99, WARM_UP_FRAMES, percentile
+from benchmarks.latency import WARM_UP_FRAMES
+from benchmarks.processes import Worker
+from benchmarks.statistics import SAMPLES_FOR, percentile
 from edge_cnnlstm.bundle import format as bundle_format
 from edge_cnnlstm.bundle.format import Bundle
 from edge_cnnlstm.bundle.golden import dump
@@ -245,21 +248,6 @@ def test_of_several_graphs_for_tensorrt_each_is_named(make_bundle: Make, tmp_pat
     assert names == ["openvino fp32", "openvino TensorRT dialect, board", "openvino TensorRT dialect, other"]
 
 
-def test_a_ratio_is_taken_within_a_round() -> None:
-    slow = measured(BASE, [20, 20, 99], [90, 90, 90], [30, 30, 30])
-    fast = measured(OURS, [10, 10, 10], [10, 10, 10, 10], [20, 20, 20])
-
-    found = forms.compare("slow/fast", slow, fast)
-
-    assert (found.value, found.low, found.high, found.samples) == (2, 1.5, 9, 9)
-    assert (found.goal, found.met) == (None, None)
-
-
-def test_rounds_that_do_not_pair_are_no_ratio() -> None:
-    with pytest.raises(ValueError, match="zip"):
-        forms.compare("uneven", measured(BASE, [1], [1]), measured(OURS, [1]))
-
-
 def test_all_cases_make_all_ratios_against_their_goals() -> None:
     times = {"fp32": 40, "int8": 20, "int8 control": 22, forms.PEER: 21, "TensorRT dialect": 80}
     cases = [measured(f"onnxruntime {form}", [time]) for form, time in times.items()]
@@ -333,8 +321,8 @@ def test_a_turn_forgets_warms_up_and_then_times_every_step() -> None:
 
 def test_what_an_engine_prints_is_never_taken_for_an_answer() -> None:
     talk = (
-        "import os; from benchmarks.engines import worker; answers = worker._answers(); "
-        "print('from Python', flush=True); os.write(1, b'from C'); worker._answer(answers, {'steps': 1})"
+        "import os; from benchmarks.processes import answer; "
+        "answer(lambda: [print('from Python', flush=True), os.write(1, b'from C'), {'steps': 1}][-1])"
     )
 
     done = subprocess.run([sys.executable, "-c", talk], capture_output=True, text=True, check=True, cwd=ROOT)
@@ -379,11 +367,11 @@ def workers(monkeypatch: pytest.MonkeyPatch) -> list[Worker]:
     started: list[Worker] = []
 
     class Watched(Worker):
-        def __init__(self, case: Case, bench: Bench) -> None:
-            super().__init__(case, bench)
+        def __init__(self, name: str, module: str, *words: object) -> None:
+            super().__init__(name, module, *words)
             started.append(self)
 
-    monkeypatch.setattr(processes, "Worker", Watched)
+    monkeypatch.setattr(cases, "Worker", Watched)
     monkeypatch.setattr(processes, "SETTLE_S", 0)
     return started
 
@@ -417,8 +405,8 @@ def mortal_graph(age: int) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def silent(turns: int) -> Callable[[], None]:
-    return lambda: None
+def silent(turns: int) -> Callable[[str], None]:
+    return lambda name: None
 
 
 def gone(workers: Sequence[Worker]) -> bool:
@@ -429,15 +417,15 @@ def test_every_case_has_one_turn_a_round_in_an_order_drawn_anew(
     bench: Bench, workers: list[Worker], tmp_path: Path
 ) -> None:
     cases = [case_of(step_graph(), tmp_path, name) for name in ("a", "b", "c")]
-    turns: list[int] = []
+    turns: list[int | str] = []
 
-    def started(count: int) -> Callable[[], None]:
+    def started(count: int) -> Callable[[str], None]:
         turns.append(count)
-        return lambda: turns.append(1)
+        return turns.append
 
     found, order, refused = measure(cases, bench, 6, 5, seed=0, started=started)
 
-    assert turns == [18, *[1] * 18]
+    assert turns == [18, *chain(*order)]
     assert not refused
     assert [one.case for one in found] == cases
     for one in found:
@@ -509,8 +497,8 @@ def test_a_process_that_is_killed_is_named_with_its_signal_and_none_is_left(
 ) -> None:
     cases = [case_of(step_graph(), tmp_path, name) for name in ("a", "b")]
 
-    def kill_the_second(turns: int) -> Callable[[], None]:
-        return lambda: os.kill(workers[1]._process.pid, signal.SIGKILL)
+    def kill_the_second(turns: int) -> Callable[[str], None]:
+        return lambda name: os.kill(workers[1]._process.pid, signal.SIGKILL)
 
     with pytest.raises(BackendError, match="the process of onnxruntime b ended with SIGKILL: it said nothing"):
         measure(cases, bench, 3, 1, 0, kill_the_second)
@@ -535,7 +523,7 @@ def test_a_process_that_fails_is_named_with_its_exit_code_and_what_it_said_last(
 def test_none_is_left_when_the_measuring_itself_is_interrupted(
     bench: Bench, workers: list[Worker], tmp_path: Path
 ) -> None:
-    def interrupted(turns: int) -> Callable[[], None]:
+    def interrupted(turns: int) -> Callable[[str], None]:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -565,7 +553,7 @@ def test_a_run_keeps_every_sample_and_says_what_it_skipped(
 
     assert done.exit_code == 0
     report = json.loads(destination.read_text())
-    assert report["schema_version"] == 1
+    assert report["schema_version"] == 2
     assert report["command"] == (
         "python -m benchmarks engines tiny.edge --threads 1 --rounds 3 --steps 10 --seed 0 --goal-ort 0.001"
     )
@@ -590,11 +578,11 @@ def test_a_run_keeps_every_sample_and_says_what_it_skipped(
         (f"{OURS} control / {OURS}, 1 thread", None),
     ]
     assert report["ratios"][1]["met"]
-    assert all(ratio["low"] <= ratio["value"] <= ratio["high"] for ratio in report["ratios"])
+    assert all(ratio["low"] is None for ratio in report["ratios"])  # three rounds have no interval
     assert [sorted(order) for order in report["order"]["1"]] == [sorted(names)] * 3
-    assert report["skipped"]["openvino"] == "openvino missing: pip install openvino"
+    assert report["skipped"]["openvino"] == "pip install openvino"
     assert "refused the graph" in report["skipped"]["onnxruntime TensorRT dialect, 1 thread"]
-    assert "skipped openvino" in done.stderr
+    assert "missing openvino: pip install openvino" in done.stderr
     forms_tried = {tried["name"].removeprefix("onnxruntime u8s8, ") for tried in report["tried"]}
     assert forms_tried | set(report["not_quantized"]) == {form.name for form in peer.FORMS}
     assert report["cases"][3]["graph"] in forms_tried
@@ -617,7 +605,7 @@ def test_without_onnx_the_peer_is_skipped_and_every_thread_count_measured(
     assert [(case["name"], case["threads"]) for case in report["cases"]] == [
         (name, threads) for threads in (1, 2) for name in (BASE, OURS, f"{OURS} control")
     ]
-    assert report["skipped"]["peer"] == "onnx missing: pip install onnx"
+    assert report["skipped"]["peer"] == "pip install onnx"
     assert (report["tried"], report["operators"]) == ([], {})
     assert list(report["order"]) == ["1", "2"]
 
@@ -646,14 +634,13 @@ def test_a_seed_below_zero_is_refused_before_anything_is_measured(make_bundle: M
 def test_the_printed_command_spells_out_every_option() -> None:
     plan = command.Plan((1, 4), 5, 20, 3, forms.Goals(2.0, 1.5))
 
-    assert command.command(Path("somewhere/a model.edge"), plan) == (
-        "python -m benchmarks engines 'a model.edge' --threads 1 --threads 4 --rounds 5 --steps 20 --seed 3 "
-        "--goal-engine 2.0 --goal-ort 1.5"
+    assert " ".join(command.words(plan)) == (
+        "--threads 1 --threads 4 --rounds 5 --steps 20 --seed 3 --goal-engine 2.0 --goal-ort 1.5"
     )
 
 
 def test_the_default_plan_has_enough_samples_for_a_p99() -> None:
-    assert command.Plan().rounds * command.Plan().steps >= SAMPLES_FOR_P99
+    assert command.Plan().rounds * command.Plan().steps >= SAMPLES_FOR["p99"]
 
 
 @pytest.mark.slow

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from benchmarks.bundle import reference_of
-from benchmarks.goals import Figure, table
+from benchmarks.goals import Figure, ratio
+from benchmarks.show import figures_table
 from edge_cnnlstm.bundle import format as bundle_format
 from edge_cnnlstm.bundle.manifest import Graph
 from edge_cnnlstm.errors import ConfigError
@@ -50,17 +50,30 @@ def test_the_table_says_which_goals_are_met_and_which_missed() -> None:
         Figure("drift", 1.01, 100, goal=1.05, at_most=True),
         Figure("idle", 1.0, 5),
     ]
-    console = Console(width=100)
 
-    with console.capture() as shown:
-        console.print(table(figures, "Ratios", ("ratio", "median", "all"), decimals=1))
+    shown = figures_table({"ratios": [figure.document() for figure in figures]}, decimals=1)
 
-    rows = {line.split()[1]: line for line in shown.get().splitlines() if line.startswith("│")}
-    assert "2.0–3.0" in rows["fast"]
-    assert "2,100" in rows["fast"]
-    assert "≥ 1.5 missed" in rows["slow"]
-    assert "≤ 1.05 met" in rows["drift"]
-    assert "met" not in rows["idle"]
+    assert shown.rows == [
+        ("fast", "2.5", "2.0–3.0", "2,100", "≥ 1.5 met"),
+        ("slow", "1.2", "1.0–1.4", "2,100", "≥ 1.5 missed"),
+        ("drift", "1.0", "", "100", "≤ 1.05 met"),
+        ("idle", "1.0", "", "5", ""),
+    ]
+
+
+def test_a_ratio_is_taken_within_a_round() -> None:
+    slow = [[20, 20, 99], [90, 90, 90], [30, 30, 30]] * 2
+    fast = [[10, 10, 10], [10, 10, 10, 10], [20, 20, 20]] * 2
+
+    found = ratio("slow/fast", slow, fast)
+
+    assert (found.value, found.low, found.high, found.samples) == (2, 1.5, 9, 18)
+    assert (found.goal, found.met) == (None, None)
+
+
+def test_rounds_that_do_not_pair_are_no_ratio() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        ratio("uneven", [[1], [1]], [[1]])
 
 
 def test_the_reference_is_the_first_fp32_graph(make_bundle: Make) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 from benchmarks.device.stand_in import compiled
-from benchmarks.runtime.processes import resident_bytes
+from benchmarks.processes import resident_bytes
 from edge_cnnlstm.bundle import format as bundle_format
 from edge_cnnlstm.bundle.format import Bundle
 from edge_cnnlstm.bundle.manifest import Graph

@@ -1,0 +1,1 @@
+"""The short set: what every claim stands on, in ten minutes."""
