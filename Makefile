@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN := runs/demo
+BUNDLE := $(RUN)/digits.edge
+CHECKPOINT := $(RUN)/checkpoint
 # Seven tenths of the recipe's clips. The two networks learn side by side, each on a core of its own.
 TRAIN := OMP_NUM_THREADS=1 $(BIN)/edge-cnnlstm train occluded-digits --set data.clips=1344 --set data.held_out=200
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
@@ -31,8 +33,12 @@ lint: $(VENV)/dev
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
 
-bench: $(VENV)/demo
-	$(BIN)/python -m benchmarks latency $(RUN)/digits.edge
+# make bench BUNDLE=model.edge CHECKPOINT=folder; by default what `make demo` left.
+bench: $(VENV)/bench $(BUNDLE)
+	$(BIN)/python -m benchmarks bench $(BUNDLE) --checkpoint $(CHECKPOINT)
+
+$(RUN)/digits.edge:
+	$(MAKE) demo
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info runs
@@ -55,4 +61,9 @@ $(VENV)/demo: pyproject.toml constraints.txt $(VENV)/torch
 $(VENV)/dev: $(VENV)/demo
 	@echo "Installing the development tools"
 	@$(INSTALL) --editable '.[dev]'
+	@touch $@
+
+$(VENV)/bench: $(VENV)/demo
+	@echo "Installing what is measured beside ours"
+	@$(INSTALL) --editable '.[peers]'
 	@touch $@

@@ -98,9 +98,9 @@ def load_engine(
     """
     # Each is imported here: who steps on a processor need not wait for what drives a GPU.
     if backend == "tensorrt":
-        from edge_cnnlstm.runtime.backends import trt
+        from edge_cnnlstm.runtime.backends.trt import open_tensorrt
 
-        return trt.open_tensorrt(bundle, graph, streams, wiring, progress=progress)
+        return open_tensorrt(bundle, graph, streams, wiring, progress=progress)
     spec, data = bundle.manifest.model.batched(streams), bundle.graph(graph.name)
     as_written = graph.dialect == "tensorrt"
     if backend == "openvino":
@@ -164,9 +164,9 @@ def _for_tensorrt(
     """Yield what to try in TensorRT; nothing if that was not asked for, or is not here and need not be."""
     if backend not in ("auto", "tensorrt"):
         return
-    from edge_cnnlstm.runtime.backends import trt
+    from edge_cnnlstm.runtime.backends.trt import missing_for_tensorrt
 
-    if backend == "auto" and (missing := trt.missing_for_tensorrt()) is not None:
+    if backend == "auto" and (missing := missing_for_tensorrt()) is not None:
         if strict:
             raise missing
         log.info("not taking TensorRT: %s", missing)
