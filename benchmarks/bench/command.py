@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks import budgets, machine
-from benchmarks.bench.plan import SHORT, Suite
+from benchmarks.bench.plan import SHORT, Subject, Suite
 from benchmarks.bench.show import section
 from benchmarks.processes import ROOT
 from benchmarks.record import keep, recording, write_page
@@ -37,11 +37,15 @@ def bench(
     folder: Annotated[Path, typer.Option("--results", help="Where the results go.")] = RESULTS,
 ) -> None:
     """Run the short set on one bundle: results as JSON and as a page; exit code 1 when a figure is over its budget."""
-    name, chosen = bundle_format.read(path).manifest.name, _chosen(suites)
+    subject, chosen = (
+        Subject(path.resolve(), bundle_format.read(path).manifest, checkpoint and checkpoint.resolve()),
+        _chosen(suites),
+    )
+    name = subject.manifest.name
     named = [word for suite in suites or () for word in ("--suite", suite)]
     named += ["--checkpoint", checkpoint.name] if checkpoint else []
     with TemporaryDirectory() as scratch, recording("bench", named, path, ()) as report:
-        reports, missing = run(chosen, path, checkpoint, Path(scratch))
+        reports, missing = run(chosen, subject, Path(scratch))
         ratios = [{"suite": suite} | row for suite, found in reports.items() for row in found["ratios"]]
         report.update({"ratios": ratios, "suites": reports, "missing": missing})
     over = budgets.overruns(ratios, budgets.budget_for(machine.slug(), name))
@@ -55,15 +59,13 @@ def bench(
         raise typer.Exit(1)
 
 
-def run(
-    suites: tuple[Suite, ...], bundle: Path, checkpoint: Path | None, folder: Path
-) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+def run(suites: tuple[Suite, ...], subject: Subject, folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
     """Run suites one after the other, each as its own command: reports by suite, and why one has none."""
     reports, missing = dict[str, dict[str, Any]](), dict[str, str]()
     for number, suite in enumerate(suites, start=1):
         console.console.rule(f"{suite.name}, {number} of {len(suites)}")
         destination = folder / f"{suite.name}.json"
-        words = [*suite.words(bundle.resolve(), checkpoint and checkpoint.resolve()), "-o", str(destination)]
+        words = [*suite.words(subject), "-o", str(destination)]
         done = subprocess.run([sys.executable, "-m", "benchmarks", *words], cwd=ROOT, check=False)
         if destination.exists():
             reports[suite.name] = json.loads(destination.read_text())

@@ -24,7 +24,6 @@ from edge_cnnlstm.runtime.selection import sound_graphs
 MADE_WITH = ("numpy", "onnxruntime", "openvino", "pydantic", "torch", "edge-cnnlstm")
 ONCE = ("retained", "soak")
 """Measured in the first round only: they take minutes, and are long enough in themselves."""
-PEER_DIALECTS = {"portable", "onnxruntime"}
 
 
 def runtime(
@@ -40,7 +39,7 @@ def runtime(
     seed: Annotated[int, typer.Option(help="Draws the order of each round.")] = 0,
     destination: Annotated[Path | None, typer.Option("-o", "--output", help="Write everything to this file.")] = None,
 ) -> None:
-    """Measure overhead, release, pace, recovery, batching, memory, cold start and a soak, beside peers and goals."""
+    """Measure overhead, release, pace, recovery, batching, memory, cold start and a soak, each beside its goal."""
     wanted = tuple(suites or SUITES)
     for suite in wanted:
         if suite not in SUITES:
@@ -48,13 +47,12 @@ def runtime(
     bundle = bundle_format.read(path)
     fastest = choice.fastest(path, bundle.manifest, sound_graphs(bundle.manifest), threads=1, streams=1)
     backend, graph = fastest.backend, fastest.graph
-    peers = tuple(each.name for each in bundle.manifest.graphs if each.dialect in PEER_DIALECTS)
     with (
         TemporaryDirectory() as folder,
         recording("runtime", words(wanted, checkpoint, rounds, soak, seed), path, MADE_WITH) as report,
     ):
         report |= {"backend": backend, "graph": graph.name}
-        subject = Subject(path, backend, graph.name, peers, checkpoint, soak, Path(folder))
+        subject = Subject(path, backend, graph.name, checkpoint, soak, Path(folder))
         measured, order = _measure(measurements(wanted, subject), rounds, seed)
         report |= {"ratios": [figure.document() for figure in figures(measured)], "rounds": measured, "order": order}
     print_section(section(report), report)

@@ -69,8 +69,6 @@ def _paced(rounds: Rounds) -> list[Figure]:
     if "paced ours" not in rounds:
         return []
     ours = rounds["paced ours"]
-    peers = [name for name in rounds if name.startswith("paced peer")]
-    best = min(peers, key=lambda name: statistics.median(answer["p50_us"] for answer in rounds[name]))
     p50: Callable[[dict[str, Any]], float] = lambda answer: answer["p50_us"]  # noqa: E731 - a name for a key
     return [
         _figure(
@@ -84,13 +82,6 @@ def _paced(rounds: Rounds) -> list[Figure]:
         ),
         _figure("cost of streaming on time, % of a core", [100 * a["core_share"] for a in ours], _samples(ours), 5),
         _figure("of streaming untuned", [100 * a["core_share"] for a in rounds["paced untuned"]], _samples(ours), None),
-        _figure("of the best peer, paced", [100 * a["core_share"] for a in rounds[best]], _samples(rounds[best]), None),
-        _figure(
-            f"ours paced ÷ best peer paced ({best.removeprefix('paced peer ')}), p50",
-            _over(rounds, "paced ours", best, p50),
-            _samples(ours),
-            0.35,
-        ),
     ]
 
 

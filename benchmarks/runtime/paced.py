@@ -1,4 +1,4 @@
-"""One frame every 33 ms, as a camera sends them: by our runtime, and by engines as they are commonly used.
+"""One frame every 33 ms, as a camera sends them; `peers` has other engines beside it.
 
 Every sample is one whole answer: uint8 frame in, label out.
 """
@@ -10,10 +10,7 @@ from collections.abc import Callable
 from itertools import cycle, islice, pairwise
 from typing import Any
 
-import numpy as np
-
 from benchmarks.latency import WARM_UP_FRAMES
-from benchmarks.peers.as_used import ENGINES, ByHand
 from benchmarks.processes import Cost, answer
 from benchmarks.statistics import percentile
 from edge_cnnlstm.bundle import format as bundle_format
@@ -38,18 +35,15 @@ def main(path: str, kind: str, backend: str, graph: str, frames: str) -> dict[st
     """Answer so many frames, and return p50 and p99 in µs, the intervals between answers in ns, and the share of a core
     that it all cost.
 
-    `closed` is our step back to back, `ours` the pipeline with everything that `--realtime` switches on, `untuned` the
-    pipeline without, and `peer` the engine's own call, as its documentation shows it.
+    `closed` is our step back to back, `ours` the pipeline with everything that `--realtime` switches on, and `untuned` the
+    pipeline without.
     """
     bundle, count = bundle_format.read(path), int(frames)
-    if kind == "peer":
-        spans, share = _by_hand(bundle, _as_used(bundle, backend, graph), count)
-    else:
-        with open_stream(path, backend=backend, graph=graph) as stream:
-            if kind == "closed":
-                spans, share = _closed(bundle, stream.step, count * CLOSED_TIMES)
-            else:
-                spans, share = _streamed(bundle, stream, count, Realtime() if kind == "ours" else OFF)
+    with open_stream(path, backend=backend, graph=graph) as stream:
+        if kind == "closed":
+            spans, share = _closed(bundle, stream.step, count * CLOSED_TIMES)
+        else:
+            spans, share = _streamed(bundle, stream, count, Realtime() if kind == "ours" else OFF)
     counted = spans[WARM_UP_FRAMES:]
     samples = [ended - begun for begun, ended in counted]
     return {
@@ -68,18 +62,6 @@ def _frames(bundle: Bundle, count: int) -> list[Pixels]:
 def _closed(bundle: Bundle, step: Answer, count: int) -> tuple[Spans, float]:
     spans, cost = Spans(), Cost()
     for pixels in _frames(bundle, count):
-        begun = time.monotonic_ns()
-        step(pixels)
-        spans.append((begun, time.monotonic_ns()))
-    return spans, cost.share()
-
-
-def _by_hand(bundle: Bundle, step: Answer, count: int) -> tuple[Spans, float]:
-    """Sleep until each frame is due, and answer it: the loop that everybody writes."""
-    spans, start = Spans(), time.monotonic_ns()
-    cost = Cost()
-    for index, pixels in enumerate(_frames(bundle, count)):
-        time.sleep(max(0.0, start / 1e9 + index / RATE - time.monotonic()))
         begun = time.monotonic_ns()
         step(pixels)
         spans.append((begun, time.monotonic_ns()))
@@ -107,21 +89,6 @@ class TimedStream:
         prediction = self._step(frame)
         self.spans.append((begun, time.monotonic_ns()))
         return prediction
-
-
-def _as_used(bundle: Bundle, engine: str, graph: str) -> Answer:
-    """Return an engine as it is commonly used, and read the first head's label, as an example script does."""
-    spec = bundle.manifest.model
-    by_hand = ByHand(ENGINES[engine](bundle.graph(graph), spec), spec)
-    first = spec.heads[0]
-
-    def answer_one(pixels: Pixels) -> object:
-        by_hand.lay(pixels)
-        by_hand.run()
-        best = int(np.argmax(by_hand.outputs()[first.outputs[0]][0]))
-        return first.labels[best] if first.labels else best
-
-    return answer_one
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from benchmarks.show import Picture, Section, figures_table
 
 NOTES = (
     "Every measurement has a process of its own, and they take turns.",
-    "Peers are run as their documentation shows: default settings, memory carried by hand, asleep between frames.",
     "Cold starts are second starts: compiled, and in the page cache.",
     "The floor of a cold start is numpy and ONNX Runtime with the same graph, and nothing else.",
     "A slope's interval takes samples to stray independently; resident memory moves in steps, and is less certain.",

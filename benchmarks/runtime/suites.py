@@ -11,7 +11,6 @@ from typing import Any
 from benchmarks.processes import run
 from benchmarks.runtime import cold
 from benchmarks.runtime.recovery import POLICIES, STALLS
-from edge_cnnlstm.runtime.optional import is_installed
 
 RELEASES = 3_000
 """Of each kind, a round: seven rounds are the 20,140 samples that a p99.9 needs."""
@@ -27,7 +26,7 @@ Measurements = dict[str, Measurement]
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is measured: a graph of a bundle in an engine, beside peers that run the graphs `peers`.
+    """What is measured: a graph of a bundle in an engine.
 
     `checkpoint` is the same network's, None where torch is not asked for; `soak_s` are seconds; in `folder` there is
     room for files.
@@ -36,7 +35,6 @@ class Subject:
     path: Path
     backend: str
     graph: str
-    peers: tuple[str, ...]
     checkpoint: Path | None
     soak_s: float
     folder: Path
@@ -68,11 +66,7 @@ def _paced(subject: Subject) -> Measurements:
     path, backend, graph = subject.words
     ours = {"closed": ("closed", PACED_FRAMES), "paced ours": ("ours", JITTERED_FRAMES)}
     ours |= {"closed again": ("closed", PACED_FRAMES), "paced untuned": ("untuned", PACED_FRAMES)}
-    found = {name: _program("paced", path, kind, backend, graph, frames) for name, (kind, frames) in ours.items()}
-    for engine in ("onnxruntime", "openvino") if is_installed("openvino") else ("onnxruntime",):
-        for each in subject.peers:
-            found[f"paced peer {engine} {each}"] = _program("paced", path, "peer", engine, each, PACED_FRAMES)
-    return found
+    return {name: _program("paced", path, kind, backend, graph, frames) for name, (kind, frames) in ours.items()}
 
 
 def _recovery(subject: Subject) -> Measurements:

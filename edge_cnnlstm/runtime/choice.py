@@ -28,10 +28,12 @@ ENGINES = ("onnxruntime", "openvino")
 ON_A_GPU = "onnxruntime-cuda"
 TURNS = 2
 PATIENCE_S = 120
+TRIAL = 2
+"""What a trial measures: speeds of another kind are not comparable."""
 HOME = Path(__file__).parents[2]
 """Where this package lies: a trial must not import what happens to lie in the folder that we were started in."""
 Speeds = dict[str, float]
-"""The median step in microseconds, by "backend graph"."""
+"""A typical step in microseconds, by "backend graph"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,9 @@ def fastest(path: Path, manifest: Manifest, graphs: Sequence[Graph], *, threads:
         return candidates[0]
     digests = [f"{each.name}={manifest.members[each.graph.file].sha256[:16]}" for each in candidates]
     made_with = [f"{name}={version}" for name, version in found.items()]
-    key = " ".join([*digests, f"threads={threads}", f"streams={streams}", f"cpu={cpu_model()}", *made_with])
+    key = " ".join(
+        [*digests, f"threads={threads}", f"streams={streams}", f"trial={TRIAL}", f"cpu={cpu_model()}", *made_with]
+    )
     names = {each.name for each in candidates}
     speeds: Speeds | Any = _remembered().get(key)
     if not _usable(speeds, names):
@@ -106,7 +110,7 @@ def _measure(path: Path, candidates: Sequence[Candidate], threads: int, streams:
 
 
 def _try(path: Path, candidate: Candidate, threads: int, streams: int) -> float | None:
-    """Return the median step in microseconds, None when the engine fails."""
+    """Return a typical step in microseconds, None when the engine fails."""
     backend, graph = candidate.backend, candidate.graph.name
     words = [sys.executable, "-m", "edge_cnnlstm.runtime.trial", path.resolve(), graph, backend, threads, streams]
     try:

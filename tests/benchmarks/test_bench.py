@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,37 +13,44 @@ from typer.testing import CliRunner
 from benchmarks import budgets, machine
 from benchmarks.__main__ import app
 from benchmarks.bench import command
-from benchmarks.bench.plan import SHORT, Suite
+from benchmarks.bench.plan import PEERS, SHORT, Subject, Suite
+from benchmarks.peers.prepared import EVERY
+from edge_cnnlstm.bundle import format as bundle_format
 from edge_cnnlstm.errors import ConfigError
 
 REFUSED = Suite("agreement", "--frames 7")
-ENGINES = Suite("engines", "--threads 1 --rounds 6 --steps 3")
+LATENCY = Suite("latency", "--loop closed --backend onnxruntime --graph fp32 --rounds 6 --steps 3")
 
 
-def test_every_suite_of_the_short_set_is_a_command_that_takes_its_options(tmp_path: Path) -> None:
+def test_every_suite_of_the_short_set_is_a_command_that_takes_its_options(nano: Path, tmp_path: Path) -> None:
+    subject = Subject(nano, bundle_format.read(nano).manifest, tmp_path)
+    assert set(PEERS) <= {peer.name for peer in EVERY}
     for suite in SHORT:
-        words = suite.words(tmp_path / "m.edge", tmp_path / "checkpoint")
+        words = suite.words(subject)
         asked = CliRunner().invoke(app, [words[0], "--help"], env={"COLUMNS": "200"}, catch_exceptions=False)
         assert asked.exit_code == 0
         for option in (word for word in [*words, "-o"] if word.startswith("-")):
             assert option in asked.stdout, f"{suite.name} {option}"
 
 
-def test_a_checkpoint_and_a_bundle_go_to_the_suites_that_take_them(tmp_path: Path) -> None:
-    bundle, checkpoint = Path("m.edge"), Path("trained")
-    assert Suite("a", "--b 1").words(bundle, checkpoint) == ["a", "m.edge", "--b", "1"]
-    assert Suite("a", checkpoint=True).words(bundle, checkpoint) == ["a", "m.edge", "--checkpoint", "trained"]
-    assert Suite("a", checkpoint=True).words(bundle, None) == ["a", "m.edge"]
-    assert Suite("a", bundle=False).words(bundle, checkpoint) == ["a"]
+def test_a_suite_is_told_of_what_it_takes_and_no_more(nano: Path) -> None:
+    trained = Subject(nano, bundle_format.read(nano).manifest, Path("trained"))
+    path, alone = str(nano), replace(trained, checkpoint=None)
+    assert Suite("a", "--b 1").words(trained) == ["a", path, "--b", "1"]
+    assert Suite("a", checkpoint=True).words(trained) == ["a", path, "--checkpoint", "trained"]
+    assert Suite("a", checkpoint=True).words(alone) == ["a", path]
+    assert Suite("a", for_cpu=True).words(trained) == ["a", path, "--graph", "int8_onnxruntime"]
+    assert Suite("a", goals={"nano": "--goal 2", "other": "--goal 3"}).words(trained) == ["a", path, "--goal", "2"]
+    assert Suite("a", chosen=("x y", "z")).words(trained) == ["a", path, "--peer", "x y", "--peer", "z"]
 
 
 def test_the_short_set_is_added_up_with_what_failed_and_held_against_its_budget(
     nano: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tight, folder = tmp_path / "budgets.toml", tmp_path / "results"
-    tight.write_text('[any.nano]\n"onnxruntime fp32 / *" = { at_least = 1e6 }\n')
+    tight.write_text('[any.nano]\n"onnxruntime fp32, control ÷ *" = { at_least = 1e6 }\n')
     monkeypatch.setattr(budgets.budget_for, "__defaults__", (tight,))
-    monkeypatch.setattr(command, "SHORT", (REFUSED, ENGINES))
+    monkeypatch.setattr(command, "SHORT", (REFUSED, LATENCY))
 
     done = CliRunner().invoke(app, ["bench", str(nano), "--results", str(folder)], catch_exceptions=False)
 
@@ -50,22 +58,22 @@ def test_the_short_set_is_added_up_with_what_failed_and_held_against_its_budget(
     (written,) = folder.glob("*.json")
     assert written.name.startswith(f"{machine.slug()}-nano-20")
     report = json.loads(written.read_text())
-    assert list(report["suites"]) == ["engines"]
+    assert list(report["suites"]) == ["latency"]
     assert report["missing"] == {"agreement": "it ended with exit code 2: what it said stands above"}
-    assert {row["suite"] for row in report["ratios"]} == {"engines"}
-    assert len(report["ratios"]) == len(report["suites"]["engines"]["ratios"]) > 2
+    assert {row["suite"] for row in report["ratios"]} == {"latency"}
+    assert len(report["ratios"]) == len(report["suites"]["latency"]["ratios"]) >= 1
     assert report["over_budget"]
     assert all("allowed at least 1e+06" in words for words in report["over_budget"])
-    assert report["suites"]["engines"]["command"].startswith("python -m benchmarks engines nano.edge")
+    assert report["suites"]["latency"]["command"].startswith("python -m benchmarks latency nano.edge")
     assert str(tmp_path) not in written.read_text()
 
     page = written.with_suffix(".html").read_text()
-    for expected in ("All figures", "Engines and forms", report["suites"]["engines"]["command"], "missed"):
+    for expected in ("All figures", "Latency", report["suites"]["latency"]["command"]):
         assert expected in page
     assert not re.search(r"<script|https?://", page)
     again = CliRunner().invoke(app, ["page", str(written), "-o", str(tmp_path / "again.html")], catch_exceptions=False)
     assert again.exit_code == 0
-    assert "Engines and forms" in (tmp_path / "again.html").read_text()
+    assert "Latency" in (tmp_path / "again.html").read_text()
 
 
 def test_an_unknown_suite_is_refused(nano: Path) -> None:
