@@ -37,11 +37,8 @@ def bench(
     folder: Annotated[Path, typer.Option("--results", help="Where the results go.")] = RESULTS,
 ) -> None:
     """Run the short set on one bundle: results as JSON and as a page; exit code 1 when a figure is over its budget."""
-    subject, chosen = (
-        Subject(path.resolve(), bundle_format.read(path).manifest, checkpoint and checkpoint.resolve()),
-        _chosen(suites),
-    )
-    name = subject.manifest.name
+    chosen, manifest = _chosen(suites), bundle_format.read(path).manifest
+    subject, name = Subject(path.resolve(), manifest, checkpoint and checkpoint.resolve()), manifest.name
     named = [word for suite in suites or () for word in ("--suite", suite)]
     named += ["--checkpoint", checkpoint.name] if checkpoint else []
     with TemporaryDirectory() as scratch, recording("bench", named, path, ()) as report:

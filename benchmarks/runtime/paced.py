@@ -35,8 +35,8 @@ def main(path: str, kind: str, backend: str, graph: str, frames: str) -> dict[st
     """Answer so many frames, and return p50 and p99 in µs, the intervals between answers in ns, and the share of a core
     that it all cost.
 
-    `closed` is our step back to back, `ours` the pipeline with everything that `--realtime` switches on, and `untuned` the
-    pipeline without.
+    `closed` is our step back to back, `ours` the pipeline with everything that `--realtime` switches on, and
+    `untuned` the pipeline without.
     """
     bundle, count = bundle_format.read(path), int(frames)
     with open_stream(path, backend=backend, graph=graph) as stream:
