@@ -52,7 +52,7 @@ SHORT = (
     Suite("latency", "--loop closed --loop window --loop open --seconds 0.5"),
     Suite("peers", "--paced-frames 15 --frames 500", checkpoint=True, chosen=PEERS),
     Suite("roofline"),
-    Suite("loadgen", "--seconds 5"),
+    Suite("loadgen", "--seconds 3"),
     Suite(
         "engines",
         "--threads 1 --steps 60",
@@ -61,7 +61,7 @@ SHORT = (
     Suite("agreement", "--frames 10000", for_cpu=True),
     Suite(
         "runtime",
-        "--rounds 6 --suite overhead --suite release --suite paced --suite recovery --suite cold --suite group",
+        "--rounds 6 --suite overhead --suite paced --suite cold --suite group",
         checkpoint=True,
     ),
 )
