@@ -1,6 +1,6 @@
 """Times one engine on one graph of a bundle, in a process of its own; prints a typical step in microseconds.
 
-It is the mean of two medians: of steps after a pause, as a camera makes it, and of steps back to back, as they are where
+It is the mean of two medians: of steps after a pause, as a camera makes it, and of steps back to back, as they are when
 a stream is kept warm. By the end of a pause caches are cold, and a graph of a quarter of the size is the faster one
 where back to back it may not be.
 """
