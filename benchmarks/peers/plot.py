@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from benchmarks.goals import Figure, Rounds, ratio
 from benchmarks.peers.figures import counted
 from benchmarks.peers.ours import OURS
-from benchmarks.peers.show import Case, groups, own, timed
+from benchmarks.peers.reading import Case, groups, own, timed
 from edge_cnnlstm.report.drawing import BLUE, INK, MUTED, SHADE, STYLE, VERMILION, png, shortened
 
 DPI = 120

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from importlib.util import find_spec
 from typing import Any
 
 from benchmarks.goals import Figure, Rounds, ratio
 from benchmarks.peers.figures import counted
-from benchmarks.peers.ours import AGAIN, OURS
+from benchmarks.peers.ours import AGAIN
+from benchmarks.peers.reading import Case, groups, own, timed
 from benchmarks.show import Picture, Section, Table, figures_table
 from benchmarks.statistics import SAMPLES_FOR, percentile
 
@@ -38,7 +38,6 @@ ACCURACY = (
 )
 EQUALLY = "Back to back, nobody has a priority that others have not. A ratio above 1 says that ours takes longer."
 NOTES = (TAKING_PART, WARM_UP, ACCURACY, EQUALLY)
-Case = dict[str, Any]
 
 
 def section(report: dict[str, Any]) -> Section:
@@ -52,25 +51,6 @@ def section(report: dict[str, Any]) -> Section:
     told = report["plan"] | {"rollout": f"{report['rollout']['frames']:,}", "waiting": _waiting(report)}
     notes = [*report["disturbances"], *(note.format(**told) for note in NOTES)]
     return Section("Peers", tables, _pictures(report), notes, report["missing"])
-
-
-def groups(report: dict[str, Any]) -> list[tuple[int, list[Case]]]:
-    """Return the cases of the closed loop by their number of threads."""
-    return [
-        (threads, [case for case in report["closed"] if case["threads"] == threads])
-        for threads in report["plan"]["threads"]
-    ]
-
-
-def timed(case: Case) -> Rounds:
-    """Return what a case is compared by: samples at 30 Hz, else a peer's bare call, else the whole step."""
-    rounds: Rounds = case.get("paced_ns") or case["bare_ns"] or case["whole_ns"]
-    return rounds
-
-
-def own(cases: Iterable[Case]) -> Case:
-    """Return our own case among others."""
-    return next(case for case in cases if case["about"]["name"] == OURS)
 
 
 def _waiting(report: dict[str, Any]) -> float:
