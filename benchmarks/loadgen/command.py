@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks import processes
+from benchmarks.latency import WARM_UP_FRAMES
 from benchmarks.loadgen import overhead
 from benchmarks.loadgen.figures import figures
 from benchmarks.loadgen.package import load_loadgen
@@ -96,7 +97,7 @@ def _compare(report: dict[str, Any], plan: Plan, rounds: int, steps: int, seed: 
     same = replace(plan, backend=single["backend"], graph=single["graph"])
     with bar("LoadGen beside a plain loop") as started:
         turns = processes.take_turns(overhead.workers(same), {"steps": steps}, rounds, seed, started)
-    report["overhead"] = {"rounds": turns.answers, "order": turns.order, "warm_up_frames": overhead.WARM_UP_FRAMES}
+    report["overhead"] = {"rounds": turns.answers, "order": turns.order, "warm_up_frames": WARM_UP_FRAMES}
     report["ratios"] += [figure.document() for figure in overhead.figures(turns)]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.goals import Figure, median
+from benchmarks.latency import WARM_UP_FRAMES
 from benchmarks.loadgen import summary
 from benchmarks.loadgen.library import Library
 from benchmarks.loadgen.package import load_loadgen
@@ -22,7 +23,6 @@ from benchmarks.statistics import percentile
 from edge_cnnlstm.bundle import format as bundle_format
 
 LOADGEN, PLAIN, CONTROL = "LoadGen", "plain loop", "control"
-WARM_UP_FRAMES = 32
 
 
 def workers(plan: Plan) -> list[Worker]:

@@ -73,23 +73,14 @@ def torch_files(checkpoint: Path, folder: Path) -> list[str]:
     import torch
 
     from edge_cnnlstm.training.checkpoint import load_checkpoint
-    from edge_cnnlstm.training.model import State
+    from edge_cnnlstm.training.step import StepModule
 
     network = load_checkpoint(checkpoint).eval()
     config, empty = network.config, network.initial_state()
     inputs = (torch.zeros(1, config.height, config.width, 3, dtype=torch.uint8), empty.h, empty.c)
 
-    class Step(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = network
-
-        def forward(self, frame: torch.Tensor, h: torch.Tensor, c: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            outputs, state = self.network.step(frame, State(h, c))
-            return (*outputs.values(), *state)
-
     model, example = folder / "step.pt", folder / "inputs.pt"
-    traced = torch.jit.trace(Step().eval(), inputs)  # type: ignore[no-untyped-call]  # as torch has it
+    traced = torch.jit.trace(StepModule(network).eval(), inputs)  # type: ignore[no-untyped-call]  # as torch has it
     torch.jit.freeze(traced).save(str(model))
     torch.save(inputs, example)
     return [str(model), str(example)]

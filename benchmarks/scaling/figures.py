@@ -7,14 +7,13 @@ from typing import Any
 
 from benchmarks import goals
 from benchmarks.goals import Figure
+from benchmarks.processes import UNDISTURBED
 from benchmarks.scaling.fit import growth
 from benchmarks.statistics import percentile
 
 LONG_WINDOW = 16
 GOAL = 13.0
 """Least saving of a stream over a window of 16 frames."""
-UNDISTURBED = 0.95
-"""Least share of its time that a case must have had a core for."""
 Found = Mapping[str, Any]
 """One sweep as JSON data."""
 
